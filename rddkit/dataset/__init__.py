@@ -1,0 +1,24 @@
+"""RDD2022 from its archives to what a trainer reads: sample, conversion, split, audit, identity."""
+
+from rddkit.dataset.audit import summary
+from rddkit.dataset.classes import CLASS_NAMES, OFFICIAL, chosen_classes, described
+from rddkit.dataset.labels import DataYaml, fingerprint, labelled_images, read_data_yaml, split_images
+from rddkit.dataset.prepare import prepare
+from rddkit.dataset.problems import DatasetError
+from rddkit.dataset.sample import write_sample
+
+__all__ = [
+    "CLASS_NAMES",
+    "OFFICIAL",
+    "DataYaml",
+    "DatasetError",
+    "chosen_classes",
+    "described",
+    "fingerprint",
+    "labelled_images",
+    "prepare",
+    "read_data_yaml",
+    "split_images",
+    "summary",
+    "write_sample",
+]

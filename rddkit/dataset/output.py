@@ -1,0 +1,158 @@
+"""Write a prepared dataset into OUT: only there, only over what an earlier conversion put there, again and again."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rddkit import durable
+from rddkit.dataset.classes import CLASS_NAMES
+from rddkit.dataset.problems import DatasetError
+
+MARKER = "prepare.json"
+MANIFEST = "manifest.csv"
+DATA_YAML = "rdd2022.yaml"
+AUDIT = "audit.json"
+PARTS = ("train", "val")
+COLUMNS = ("image", "split", "domain", "boxes", "source")
+
+
+def check_places(raw: Path, out: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse, before anything is written, a RAW that is no folder and an OUT that is not ours to fill (DatasetError)."""
+    if not raw.is_dir():
+        raise DatasetError(f"no folder {raw}; name the one that holds the countries (try one with: rddkit sample DIR)")
+    inside = out.resolve()
+    if inside == raw.resolve() or raw.resolve() in inside.parents:
+        raise DatasetError(f"{out} lies inside RAW ({raw}), which is only read; choose a folder outside it")
+    if out.exists() and not out.is_dir():
+        raise DatasetError(f"{out} is a file; choose a folder for the prepared dataset")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not (out / MARKER).is_file():
+        raise DatasetError(f"{out} is not empty and was not made by rddkit prepare; choose another folder, or empty it")
+    try:
+        before = json.loads((out / MARKER).read_text(encoding="utf-8"))
+    except ValueError:
+        before = {}
+    changed = [key for key in settings if not isinstance(before, dict) or before.get(key) != settings[key]]
+    if changed:
+        told = (
+            ", ".join(f"{key} {before.get(key)!r} -> {settings[key]!r}" for key in changed) if before else "unreadable"
+        )
+        raise DatasetError(
+            f"{out} was prepared with other settings ({told}); choose another folder, or delete this one"
+        )
+
+
+def claim(out: Path, settings: Mapping[str, Any]) -> None:
+    """Make OUT and its folders ours; DatasetError if one of them is a link to elsewhere."""
+    out.mkdir(parents=True, exist_ok=True)
+    put(out / MARKER, json.dumps(dict(settings), indent=2, ensure_ascii=False) + "\n")
+    for part in PARTS:
+        for kind in ("images", "labels"):
+            for folder in (out / kind, out / kind / part):
+                if folder.is_symlink():
+                    raise DatasetError(f"{folder} is a link to {os.readlink(folder)}; remove it and prepare again")
+            (out / kind / part).mkdir(parents=True, exist_ok=True)
+
+
+def remove_stale(out: Path, rows: Sequence[Sequence[str]]) -> None:
+    """Remove what an earlier conversion's manifest lists and `rows` (of the new manifest) no longer have."""
+    keep = {(row[0], row[1]) for row in rows}
+    for image, part in sorted(_listed(out / MANIFEST) - keep):
+        if part in PARTS and Path(image).name == image:
+            (out / "images" / part / image).unlink(missing_ok=True)
+            label_path(out, part, image).unlink(missing_ok=True)
+    for part in PARTS:
+        durable.remove_leftovers(out / "images" / part)
+        durable.remove_leftovers(out / "labels" / part)
+
+
+def write_manifest(out: Path, rows: Sequence[Sequence[str]]) -> None:
+    """List every image of the dataset in `manifest.csv`, before it is there, so that a stopped conversion can go on."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
+    put(out / MANIFEST, text.getvalue())
+
+
+def write_data_yaml(out: Path, names: Sequence[str]) -> Path:
+    """Ultralytics' dataset file, classes with their meaning beside; its path."""
+    where = yaml.safe_dump({"path": str(out)}, allow_unicode=True, width=1 << 16).rstrip("\n")
+    lines = ["# RDD2022 as YOLO labels, written by: rddkit prepare", where, "train: images/train", "val: images/val"]
+    lines += ["names:"]
+    for number, name in enumerate(names):
+        quoted = yaml.safe_dump({number: name}).rstrip("\n")
+        lines.append(f"  {quoted}  # {CLASS_NAMES[name]}")
+    put(out / DATA_YAML, "\n".join(lines) + "\n")
+    return out / DATA_YAML
+
+
+def label_path(out: Path, part: str, image: str) -> Path:
+    """Where Ultralytics looks for the labels of OUT/images/<part>/<image>."""
+    return out / "labels" / part / (image.rsplit(".", 1)[0] + ".txt")
+
+
+def put(path: Path, text: str) -> None:
+    """Make `path` hold `text`: whole or not at all; untouched (its time too, which caches look at) where it does already."""
+    with contextlib.suppress(OSError):
+        if not path.is_symlink() and path.read_bytes() == text.encode():
+            return
+    durable.write_quickly(path, text)
+
+
+def place(source: Path, target: Path, copy: bool) -> str:
+    """Make `target` show `source`: a symbolic link, a hard link where those fail, else a copy; which of them it is.
+
+    Symbolic links come first: they cross file systems and say where the image is from. Ultralytics finds labels by the
+    link's own path, and replaces a link rather than write through it when it repairs an image.
+    """
+    now = _kind(source, target)
+    if now == "copied" or (now and not copy):
+        return now
+    beside = target.with_name(f"{target.name}.{os.getpid()}{durable.TEMPORARY}")
+    beside.unlink(missing_ok=True)
+    how = "copied"
+    if not copy:
+        for how, link in (("symlink", os.symlink), ("hardlink", os.link), ("copied", None)):
+            if link is None:
+                break
+            with contextlib.suppress(OSError, NotImplementedError):
+                link(source, beside)
+                break
+    if how == "copied":
+        try:
+            shutil.copy2(source, beside)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise DatasetError(f"cannot copy {source} to {target.parent}: {error.strerror}") from error
+    os.replace(beside, target)
+    return how
+
+
+def _kind(source: Path, target: Path) -> str:
+    """How `target` already shows `source`, or nothing."""
+    try:
+        if target.is_symlink():
+            return "symlink" if os.readlink(target) == str(source) else ""
+        there, wanted = target.stat(), source.stat()
+    except OSError:
+        return ""
+    if os.path.samestat(there, wanted):
+        return "hardlink"
+    return "copied" if (there.st_size, there.st_mtime_ns) == (wanted.st_size, wanted.st_mtime_ns) else ""
+
+
+def _listed(manifest: Path) -> set[tuple[str, str]]:
+    if not manifest.is_file():
+        return set()
+    with open(manifest, encoding="utf-8", newline="") as file:
+        return {(row["image"], row["split"]) for row in csv.DictReader(file) if row.get("image") and row.get("split")}

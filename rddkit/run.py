@@ -1,0 +1,271 @@
+"""The public API: a run, from its settings to its end. Light: torch is only ever loaded in child processes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rddkit import clock, config, dataset, journal, lock, memory, offline, paths, runfile, start
+from rddkit.cause import STOPPED_EXIT
+from rddkit.config import Config, ConfigError
+from rddkit.journal import Event
+from rddkit.paths import RunPaths
+from rddkit.runfile import RunFile
+from rddkit.safety import load_safety
+from rddkit.status import EXIT_CODES, Status, read_status
+
+POLL_SECONDS = 0.2
+
+
+@dataclass
+class Run:
+    """One training and its folder.
+
+    `Run.create` checks the settings and touches nothing; `start` makes the folder and the supervisor. `Run.open` takes
+    a run that is there.
+    """
+
+    paths: RunPaths
+    record: RunFile | None = None
+    decision: start.Start = field(default_factory=lambda: start.Start("continue", ""))
+    _supervisor: subprocess.Popen[bytes] | None = None
+    _lifeline: int | None = None
+
+    @classmethod
+    def create(
+        cls,
+        config_file: str | Path | None = None,
+        *,
+        safety: str | Path | None = None,
+        resume: bool = False,
+        fresh: bool = False,
+        **overrides: Any,
+    ) -> Run:
+        """A run from a config file with overrides (any Ultralytics argument), by the one start rule.
+
+        Raises ConfigError for settings that cannot be used, or that differ from the unfinished run of that name.
+        Nothing is created before `start`.
+        """
+        asked = config.load_config(config_file, overrides)
+        limits = load_safety(safety).model_dump()
+        there = RunPaths(asked.folder)
+        found = runfile.read(there.run_yaml) if there.run_yaml.exists() and not fresh else None
+        state = read_status(there).state if found else None
+        given = {key for key, value in overrides.items() if value is not None}
+        decision = start.decide(asked, given, there, found, state, resume=resume, fresh=fresh)
+        if decision.action == "done":
+            return cls(there, found, decision)
+        if decision.action == "continue" and found is not None:
+            record = _continued(found, asked, decision, limits)
+        else:
+            record = _new_record(asked, limits)
+        return cls(there, record, decision)
+
+    @classmethod
+    def open(cls, run: str | Path | None = None) -> Run:
+        """The run of that name or path; the newest where none is named. FileNotFoundError says what is there."""
+        there = paths.find_run(run)
+        return cls(there, runfile.read(there.run_yaml))
+
+    @property
+    def name(self) -> str:
+        return self.paths.name
+
+    @property
+    def folder(self) -> Path:
+        return self.paths.folder
+
+    def start(self, detach: bool = False) -> Run:
+        """Start or continue in the background. Attached, the run stops resumably when this process goes away.
+
+        A finished run is left as it is. Raises lock.Busy if another process owns it.
+        """
+        if self.decision.action == "done":
+            return self
+        if self.record is None:
+            raise ConfigError(f"{self.folder} has no run.yaml; create the run first: rddkit train")
+        if self.decision.action == "set_aside":
+            self._set_aside()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock_fd = lock.take(self.paths.lock)
+        try:
+            self.record.write(self.paths.run_yaml)
+            self._spawn(lock_fd, detach)
+        finally:
+            os.close(lock_fd)
+        self.decision = start.Start("continue", "")
+        return self
+
+    def _set_aside(self) -> None:
+        if lock.is_held(self.paths.lock):
+            raise lock.Busy(f"the run {self.name!r} is being trained; stop it first: rddkit stop {self.name}")
+        moment = clock.utc_now().strftime("%Y%m%d-%H%M%S")
+        self.folder.rename(self.folder.with_name(f"{self.name}.{moment}"))
+
+    def _spawn(self, lock_fd: int, detach: bool) -> None:
+        self.paths.logs.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "rddkit.supervisor", str(self.folder), "--lock", str(lock_fd)]
+        keep = [lock_fd]
+        if not detach:
+            ours, self._lifeline = os.pipe()
+            command += ["--caller", str(ours)]
+            keep.append(ours)
+        with open(self.paths.supervisor_log, "ab") as log:
+            self._supervisor = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=keep,
+                start_new_session=True,
+                cwd=paths.root(),
+            )
+        if not detach:
+            os.close(ours)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Block until the run ends (or `timeout` seconds passed: exit code 3); the run's exit code."""
+        deadline = None if timeout is None else clock.monotonic() + timeout
+        while self.is_alive():
+            if deadline is not None and clock.monotonic() > deadline:
+                return EXIT_CODES["running"]
+            clock.sleep(POLL_SECONDS)
+        if self._supervisor is not None and self._supervisor.returncode is not None:
+            return self._supervisor.returncode if self._supervisor.returncode >= 0 else STOPPED_EXIT
+        return self.status().exit_code
+
+    def is_alive(self) -> bool:
+        """Whether the run's supervisor (or a worker it left) is there."""
+        if self._supervisor is not None:
+            return self._supervisor.poll() is None
+        return lock.is_held(self.paths.lock)
+
+    def stop(self, at_once: bool = False) -> bool:
+        """Ask the run to stop resumably (a second time, or `at_once`: now); False if it is not running."""
+        return self._signal(signal.SIGTERM, twice=at_once)
+
+    def snapshot(self) -> bool:
+        """Ask for a snapshot after the current batch; False if the run is not running."""
+        return self._signal(signal.SIGUSR1)
+
+    def _signal(self, number: int, twice: bool = False) -> bool:
+        try:
+            owner = json.loads(self.paths.lock.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        pid = owner.get("supervisor_pid")
+        if not lock.is_held(self.paths.lock) or not lock.is_same(pid, owner.get("supervisor_started")):
+            return False
+        for _ in range(2 if twice else 1):
+            os.kill(pid, number)
+            if twice:
+                clock.sleep(POLL_SECONDS)
+        return True
+
+    def status(self) -> Status:
+        """What state the run is in now, with its sentence."""
+        return read_status(self.paths)
+
+    def events(self) -> list[Event]:
+        """The journal so far, oldest first."""
+        return journal.read_events(self.paths.journal)
+
+    def follow(self) -> Iterator[Event | Status]:
+        """New events as they come, and the status every few seconds, until the run ends."""
+        seen = len(self.events())
+        spoken = 0.0
+        while True:
+            alive = self.is_alive()
+            events = self.events()
+            yield from events[seen:]
+            seen = len(events)
+            if not alive:
+                return
+            if clock.monotonic() - spoken > 5:
+                spoken = clock.monotonic()
+                yield self.status()
+            clock.sleep(POLL_SECONDS)
+
+
+def look_at_devices() -> dict[str, Any]:
+    """What torch sees, asked in a child process so that this one stays light. ConfigError if torch cannot be loaded."""
+    command = [sys.executable, "-m", "rddkit.device"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        raise ConfigError(f"torch cannot be loaded: {answer.stderr.strip()[-800:]}\nReinstall with: make install")
+    found: dict[str, Any] = json.loads(answer.stdout)
+    return found
+
+
+def cpu_threads() -> tuple[int, str]:
+    """Threads as plain Ultralytics takes them, so that results are comparable bit for bit."""
+    cores = os.cpu_count() or 1
+    return min(8, max(1, cores - 1)), f"{cores} cores less one, at most 8, as Ultralytics does"
+
+
+def _new_record(asked: Config, limits: dict[str, Any]) -> RunFile:
+    args = dict(asked.args)
+    args["model"] = config.find_model(str(args["model"]))
+    config.find_data(str(args["data"]))
+    seen = look_at_devices()
+    device, why = start.choose_device(args.get("device"), seen)
+    threads, because = cpu_threads()
+    budget = memory.memory_budget(limits["budget"], None if limits["reserve"] == "auto" else limits["reserve"])
+    return RunFile(
+        name=asked.folder.name,
+        created=clock.stamp(),
+        config=args,
+        config_file=asked.source,
+        plan={key: args.get(key, config.known_arguments()[key].default) for key in config.PLAN_KEYS if key != "device"},
+        safety=limits,
+        device=device,
+        threads=threads,
+        choices={"device": {"value": device, "reason": why}, "threads": {"value": threads, "reason": because}},
+        budget={"bytes": budget.bytes, "source": budget.source},
+        versions={**versions(), "torch": seen["torch"], "cpu": seen["cpu"]},
+        dataset=_dataset(str(args["data"])),
+        git=runfile.git_commit(paths.root()),
+    )
+
+
+def _continued(found: RunFile, asked: Config, decision: start.Start, limits: dict[str, Any]) -> RunFile:
+    found.config |= decision.changes
+    found.plan |= {key: value for key, value in decision.changes.items() if key in found.plan}
+    found.safety = limits
+    if "device" in decision.changes:
+        found.device, why = start.choose_device(decision.changes["device"], look_at_devices())
+        found.choices["device"] = {"value": found.device, "reason": why}
+    budget = memory.memory_budget(limits["budget"], None if limits["reserve"] == "auto" else limits["reserve"])
+    found.budget = {"bytes": budget.bytes, "source": budget.source}
+    config.find_data(str(found.config["data"]))
+    return found
+
+
+def _dataset(data: str) -> dict[str, Any]:
+    return {"path": data, "fingerprint": dataset.fingerprint(Path(data))}
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on, by name."""
+    found = {"python": platform.python_version(), "system": platform.platform()}
+    for name, package in {"rddkit": "rddkit", "ultralytics": "ultralytics-opencv-headless", "numpy": "numpy"}.items():
+        try:
+            found[name] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of a child that loads Ultralytics: offline, with our own settings folder."""
+    offline.prepare_home()
+    return {**os.environ, **offline.environment()}

@@ -1,0 +1,66 @@
+"""`configs/safety.yaml`: what rddkit itself may do, checked by pydantic so that a mistyped key names its neighbour."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rddkit import config, paths
+
+DEFAULT_SAFETY = "configs/safety.yaml"
+
+
+class Safety(BaseModel):
+    """Limits and habits of the supervisor; every field has a default, so that an empty file is a valid one."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    budget: int | Literal["auto"] = Field("auto", description="bytes the run may use; auto: allowed and free now")
+    reserve: int | Literal["auto"] = Field("auto", description="bytes kept free of the budget; auto: 6 %, 256 MB-2 GB")
+    retries: int = Field(3, ge=0, description="attempts without progress before giving up")
+    backoff_seconds: float = Field(10.0, ge=0, description="wait before the second such attempt; doubles from there")
+    clear_cache: bool = Field(True, description="empty the device's cache before training")
+
+
+def load_safety(source: str | Path | None = None) -> Safety:
+    """The safety file (default: configs/safety.yaml, or the built-in values where that is missing).
+
+    Raises ConfigError, naming the nearest valid key or the wanted type.
+    """
+    path = config.find_input(source or DEFAULT_SAFETY)
+    if source is None and not path.is_file():
+        return Safety()
+    text = path.read_text(encoding="utf-8") if path.is_file() else None
+    content: dict[str, Any] = {} if text is not None and not _has_content(text) else config.read_yaml(path)
+    try:
+        return Safety(**content)
+    except ValidationError as error:
+        raise config.ConfigError("\n".join(_plain(problem, path) for problem in error.errors())) from error
+
+
+def _has_content(text: str) -> bool:
+    return any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines())
+
+
+def _plain(problem: Any, path: Path) -> str:
+    key = ".".join(str(part) for part in problem["loc"] if part != "constrained-int")
+    first = str(problem["loc"][0])
+    if problem["type"] == "extra_forbidden":
+        return f"{path}: unknown setting {key!r}.{config.nearest(key, Safety.model_fields)}"
+    about = Safety.model_fields[first].description if first in Safety.model_fields else ""
+    return f"{path}: {first}={problem['input']!r}: {problem['msg'].lower()} ({about})"
+
+
+def describe() -> str:
+    """The default file, each value with what it is for."""
+    lines = ["# What rddkit itself may do. Every key is optional; these are the defaults."]
+    for name, field in Safety.model_fields.items():
+        default = str(field.default).lower() if isinstance(field.default, bool) else field.default
+        lines.append(f"{name}: {default} # {field.description}")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":  # python -m rddkit.safety rewrites the shipped file
+    (paths.root() / DEFAULT_SAFETY).write_text(describe(), encoding="utf-8")

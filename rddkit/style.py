@@ -1,0 +1,138 @@
+"""How every figure looks: one template, one palette, and the marks and bands that stand on its axes."""
+
+from __future__ import annotations
+
+import html
+import itertools
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import plotly.graph_objects as go
+
+from rddkit import series
+from rddkit.series import Mark, Span
+
+# Okabe & Ito's palette, told apart by colour-blind eyes; https://jfly.uni-koeln.de/color/
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+GREY, INK, GRID = "#6b7280", "#1f2937", "#e8ebef"
+MARKS = {
+    "ended": ("✕", RED, "attempt ended"),
+    "finished": ("■", GREY, "stopped or finished"),
+    "guard": ("▼", ORANGE, "guard stopped it"),
+    "fallback": ("◆", PURPLE, "lighter plan"),
+    "resumed": ("▶", GREEN, "resumed"),
+}
+SYMBOLS = {"ended": "x", "finished": "square", "guard": "triangle-down", "fallback": "diamond", "resumed": "triangle-right"}
+MOST_MARKS = 80  # more would cover the lines; the newest are drawn and the legend says so
+MOST_NAMED_BANDS = 12
+CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
+
+TEMPLATE = go.layout.Template(
+    layout={
+        "font": {"family": "Inter, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif", "size": 13, "color": INK},
+        "title": {"x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 14}, "font": {"size": 17}},
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "colorway": [BLUE, ORANGE, GREEN, PURPLE, RED, SKY],
+        "hovermode": "x unified",
+        "hoverlabel": {"bgcolor": "white", "bordercolor": GRID, "font": {"size": 12}},
+        "margin": {"l": 64, "r": 20, "t": 64, "b": 48},
+        "legend": {"orientation": "h", "x": 0, "y": -0.2, "xanchor": "left", "yanchor": "top", "font": {"size": 12}},
+        "xaxis": {"gridcolor": GRID, "linecolor": "#c4cad3", "showline": True, "zeroline": False, "ticks": "outside", "automargin": True},
+        "yaxis": {"gridcolor": GRID, "linecolor": "#c4cad3", "showline": False, "zeroline": False, "automargin": True},
+    }
+)
+
+
+def finish(figure: go.Figure, title: str, unit: str | None, height: int = 380) -> go.Figure:
+    """Title, y axis and template: the last step of every figure; returns it."""
+    # The legend's distance is a share of the plot's height, so that a tall figure needs a smaller one.
+    plot_height = height - 64 - 48
+    figure.update_layout(template=TEMPLATE, title_text=title, height=height, legend_y=-56 / plot_height)
+    figure.update_layout(margin_b=104)
+    if unit:
+        figure.update_yaxes(title_text=unit)
+    return figure
+
+
+def empty(title: str, sentence: str) -> go.Figure:
+    """A figure that says why there is nothing to draw."""
+    figure = go.Figure()
+    figure.add_annotation(text=html.escape(sentence), x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font={"color": GREY})
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    return figure.update_layout(template=TEMPLATE, title_text=title, height=180, margin={"t": 56, "b": 16})
+
+
+def cycle(*colors: str) -> Iterator[str]:
+    """The colours again and again."""
+    return itertools.cycle(colors)
+
+
+def lean(values: Any) -> Any:
+    """Values in half the bytes for the saved figure; infinite ones, which JSON cannot say, as gaps."""
+    numbers = np.asarray(values, dtype=np.float32)
+    return np.where(np.isfinite(numbers), numbers, np.float32(np.nan))
+
+
+def broken(x: Any, y: Any, pieces: Any) -> tuple[Any, Any]:
+    """x and y with a gap between pieces, so that no line is drawn across a pause."""
+    cuts = np.flatnonzero(np.diff(pieces)) + 1
+    if not len(cuts):
+        return x, y
+    return np.insert(x, cuts, x[cuts]), np.insert(np.asarray(y, dtype=float), cuts, np.nan)
+
+
+def time_axis(figure: go.Figure) -> None:
+    """The x axis as this machine's wall clock, its offset named."""
+    figure.update_xaxes(type="date", title_text=f"time ({series.zone_name()})")
+
+
+def bands(figure: go.Figure, spans: Sequence[Span]) -> None:
+    """Every other attempt shaded, each named where there is room."""
+    shapes, notes = [], []
+    for index, span in enumerate(spans):
+        start, end = series.local_moment(span.start), series.local_moment(span.end)
+        if index % 2 == 0:
+            band = {"type": "rect", "xref": "x", "yref": "paper", "x0": start, "x1": end, "y0": 0, "y1": 1}
+            shapes.append({**band, "fillcolor": "#f3f5f8", "line": {"width": 0}, "layer": "below"})
+        if len(spans) <= MOST_NAMED_BANDS:
+            place = {"x": start, "y": 0.99, "xref": "x", "yref": "paper", "xanchor": "left", "yanchor": "top"}
+            notes.append({**place, "text": f"attempt {span.attempt}", "showarrow": False, "font": {"size": 11, "color": GREY}})
+    _add(figure, shapes, notes)
+
+
+def mark(figure: go.Figure, marks: Sequence[Mark], axis: Literal["time", "epoch"], panels: int = 1) -> None:
+    """A thin line and a sign with its sentence for each mark, in every panel, and the signs in the legend."""
+    placed = [(item, series.local_moment(item.time) if axis == "time" else item.position) for item in marks]
+    known = [(item, x) for item, x in placed if x is not None]
+    shapes: list[dict[str, Any]] = []
+    notes: list[dict[str, Any]] = []
+    newest = known[-MOST_MARKS:]
+    for panel in range(panels):
+        suffix = "" if panel == 0 else str(panel + 1)
+        refs = {"xref": f"x{suffix}", "yref": f"y{suffix} domain"}
+        for item, x in newest:
+            sign, color, _ = MARKS[item.kind]
+            line = {"color": color, "width": 1, "dash": "dot"}
+            shapes.append({"type": "line", **refs, "x0": x, "x1": x, "y0": 0, "y1": 1, "line": line, "opacity": 0.7})
+            note = {"x": x, "y": 1, **refs, "yanchor": "bottom", "yshift": -2, "text": sign, "showarrow": False}
+            notes.append({**note, "font": {"color": color, "size": 12}, "hovertext": hover(item.text)})
+    _add(figure, shapes, notes)
+    left_out = f" (newest {MOST_MARKS} marks)" if len(known) > MOST_MARKS else ""
+    for kind in dict.fromkeys(item.kind for item, _ in newest):
+        look = {"symbol": SYMBOLS[kind], "color": MARKS[kind][1], "size": 8}
+        figure.add_scatter(x=[None], y=[None], mode="markers", marker=look, name=MARKS[kind][2] + left_out)
+
+
+def hover(sentence: str) -> str:
+    """A sentence for a hover label: wrapped, and foreign text harmless in plotly's HTML."""
+    return "<br>".join(html.escape(line) for line in textwrap.wrap(sentence, 70)[:8])
+
+
+def _add(figure: go.Figure, shapes: list[dict[str, Any]], notes: list[dict[str, Any]]) -> None:
+    # In one go: add_vline rebuilds the layout for each line, seconds for a week of marks.
+    figure.layout.shapes = [*figure.layout.shapes, *shapes]
+    figure.layout.annotations = [*figure.layout.annotations, *notes]

@@ -1,0 +1,133 @@
+"""The worker: one attempt's child process. It trains, tells the supervisor how it goes, and stops when asked.
+
+`python -m rddkit.worker FOLDER ATTEMPT FD`: messages go to descriptor FD, one JSON object a line; orders (`stop`,
+`snapshot`) come on standard input, whose end means that the supervisor is gone.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+from rddkit import clock, memory, offline, runfile
+from rddkit.cause import STOPPED_EXIT
+from rddkit.paths import RunPaths
+
+BEAT_SECONDS = 0.5
+# A worker whose supervisor is gone has this long to reach a batch's end; the run's next owner waits for it.
+ORPHAN_SECONDS = 8.0
+
+
+class Talk:
+    """Messages to the supervisor. A supervisor that is gone is noticed on standard input, not here."""
+
+    def __init__(self, fd: int, device: str) -> None:
+        self.fd = fd
+        self.device = device
+        self.lock = threading.Lock()
+        self.last_beat = 0.0
+        self.phase = ""
+
+    def _send(self, message: dict[str, Any]) -> None:
+        line = (json.dumps(message, default=str) + "\n").encode()
+        with self.lock:
+            try:
+                while line:
+                    line = line[os.write(self.fd, line) :]
+            except OSError:
+                pass
+
+    def beat(self, phase: str, **where: Any) -> None:
+        """Say where training stands: at most twice a second, at once when the phase changes or an epoch ends."""
+        now = clock.monotonic()
+        due = now - self.last_beat >= BEAT_SECONDS or phase != self.phase
+        if due or where.get("batch") == where.get("batches"):
+            self.last_beat, self.phase = now, phase
+            device_memory = memory.device_memory(self.device)
+            self._send({"kind": "beat", "t": clock.stamp(), "phase": phase, "device_memory": device_memory, **where})
+
+    def event(self, event: str, **fields: Any) -> None:
+        """Ask the supervisor to journal an event."""
+        self._send({"kind": "event", "event": event, **fields})
+
+    def end(self, outcome: str, error: str = "") -> None:
+        """The last words."""
+        self._send({"kind": "end", "outcome": outcome, "error": error})
+
+
+class Orders:
+    """What was asked of the worker; set by a signal or from standard input, read between batches."""
+
+    def __init__(self) -> None:
+        self.stop: str | None = None
+        self.snapshot = False
+        self.stops = 0
+
+    def listen(self) -> None:
+        signal.signal(signal.SIGTERM, self._on_stop)
+        signal.signal(signal.SIGINT, self._on_stop)
+        signal.signal(signal.SIGUSR1, self._on_snapshot)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _on_stop(self, number: int, _frame: object) -> None:
+        self.stops += 1
+        if self.stops > 1:
+            os._exit(128 + number)
+        self.stop = self.stop or f"asked to stop ({signal.Signals(number).name} to the worker)"
+
+    def _on_snapshot(self, _number: int, _frame: object) -> None:
+        self.snapshot = True
+
+    def _read(self) -> None:
+        for line in sys.stdin.buffer:
+            word = line.strip()
+            if word == b"stop":
+                self.stop = self.stop or "asked to stop"
+            elif word == b"snapshot":
+                self.snapshot = True
+        self.stop = self.stop or "the supervisor is gone"
+        threading.Timer(ORPHAN_SECONDS, os._exit, (STOPPED_EXIT,)).start()
+
+
+def run(paths: RunPaths, attempt: int, talk: Talk, orders: Orders, record: runfile.RunFile) -> int:
+    """Train until done or stopped; the exit status. Every way out has last words, but for a kill."""
+    try:
+        talk.beat("start")
+        from rddkit import trainer
+
+        finished = trainer.train(paths, record, attempt, talk, orders)
+    except Exception as error:
+        traceback.print_exc()
+        talk.end("crash", f"{type(error).__name__}: {error}")
+        return 1
+    if not finished:
+        talk.end("stopped", orders.stop or "")
+        return STOPPED_EXIT
+    talk.end("done")
+    return 0
+
+
+def main() -> int:
+    faulthandler.enable()
+    folder, attempt, fd = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    os.set_inheritable(fd, False)
+    os.environ.update(offline.environment())
+    offline.prepare_home()
+    paths = RunPaths(folder)
+    record = runfile.read(paths.run_yaml)
+    orders = Orders()
+    orders.listen()
+    return run(paths, attempt, Talk(fd, record.device), orders, record)
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # the reader thread sits in a read that an ordinary exit would wait for
