@@ -5,7 +5,7 @@ PY := .venv/bin/python
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
-	@echo 'PYTHON=python3.11 chooses the interpreter; ARGS="..." goes to the command behind the target.'
+	@echo 'PYTHON=python3.11 chooses the interpreter when .venv is made; ARGS="..." goes to the command behind a target.'
 
 demo: .venv/installed  ## a tiny training, really killed, resumed and shown: a few minutes
 	$(PY) benchmarks/demo.py $(ARGS)
@@ -24,23 +24,26 @@ lint: .venv/installed  ## style, types and the floors of the house
 
 install: .venv/installed  ## .venv with everything in it
 
-# A copied or renamed checkout brings a .venv that points to its old folder: then, too, install again.
-ifneq "$(shell cat .venv/installed 2>/dev/null)" "$(shell pwd)"
-.venv/installed: again
+# A renamed or copied .venv points to its old folder from a hundred scripts: then a new one is made.
+USABLE := $(PY) -c '' 2>/dev/null
+ifneq "$(shell cat .venv/installed 2>/dev/null || pwd)" "$(shell pwd)"
+USABLE := false
+.venv/installed: moved
 endif
 
 .venv/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	@$(USABLE) || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	  echo 'rddkit needs Python 3.10 or newer (tested: 3.11); "$(PYTHON)" is missing or older. Nothing was created.'; \
 	  echo '  macOS:          brew install python@3.11'; \
 	  echo '  Debian, Ubuntu: sudo apt install python3.11 python3.11-venv'; \
 	  echo '  then:           make $(MAKECMDGOALS) PYTHON=python3.11'; exit 1; } >&2
-	@$(PYTHON) -c 'import ensurepip, venv' || { \
+	@$(USABLE) || $(PYTHON) -c 'import ensurepip, venv' || { \
 	  echo '"$(PYTHON)" cannot make virtual environments. Nothing was created.'; \
 	  echo '  Debian, Ubuntu: sudo apt install python3-venv'; exit 1; } >&2
 	@echo 'Installing into .venv, once: a few minutes and several GB (README says how many).'
-	@test -x $(PY) && $(PY) -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear .venv
+	@$(USABLE) || $(PYTHON) -m venv --clear .venv
+	@$(PY) -c 'import pip' 2>/dev/null || $(PY) -m ensurepip
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@pwd > $@
 
-.PHONY: help demo test lab lint install again
+.PHONY: help demo test lab lint install moved

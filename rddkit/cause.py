@@ -16,14 +16,13 @@ class Ending:
     """What the supervisor saw of an attempt's end.
 
     `exit` is the worker's exit status, negative for a signal; `outcome` and `error` are the worker's last words, if any;
-    `asked` says who asked it to stop and how; `epochs_done` whole epochs are on disk.
+    `asked` says who asked it to stop and how.
     """
 
     exit: int
     outcome: str | None = None
     error: str = ""
     asked: str | None = None
-    epochs_done: int = 0
     log_tail: str = ""
 
 
@@ -63,6 +62,8 @@ def name_cause(end: Ending) -> Cause:
         return Cause("crash", end.error or "an exception without a text")
     if end.asked and end.exit < 0:
         return Cause("stopped", f"{end.asked}; ended by {signal_name(-end.exit)}")
+    if end.exit in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        return Cause("stopped", f"{end.asked or 'asked to stop'}; ended by a second {signal_name(end.exit - 128)}")
     if end.exit < 0:
         name = signal_name(-end.exit)
         if -end.exit in (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
@@ -71,14 +72,15 @@ def name_cause(end: Ending) -> Cause:
     return Cause("crash", f"exit {end.exit} without a last word; last log lines:\n{end.log_tail}")
 
 
-def without_progress(marks: Sequence[int]) -> int:
+def without_progress(marks: Sequence[int], start: int = 0) -> int:
     """How many of the newest attempts did not get further than the one before them.
 
     Args:
         marks: how far the run had come (any growing measure) at the end of each attempt, oldest first.
+        start: how far it had come before the first of them.
     """
     stuck = 0
-    for before, after in zip(reversed([0, *marks[:-1]]), reversed(marks), strict=True):
+    for before, after in zip(reversed([start, *marks[:-1]]), reversed(marks), strict=True):
         if after > before:
             break
         stuck += 1

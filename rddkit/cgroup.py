@@ -54,7 +54,7 @@ def read_table(path: Path) -> dict[str, int]:
     try:
         rows = (line.split() for line in path.read_text().splitlines())
         return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
-    except OSError:
+    except (OSError, ValueError):
         return {}
 
 

@@ -30,8 +30,12 @@ RunName = Annotated[str | None, typer.Argument(metavar="[RUN]", help="a run's na
 
 @app.command()
 def train(
-    words: Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="any Ultralytics argument")] = None,
-    config_file: Annotated[str | None, typer.Option("--config", help=f"settings; default {config.DEFAULT_CONFIG}")] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value ...]", help="any Ultralytics argument")
+    ] = None,
+    config_file: Annotated[
+        str | None, typer.Option("--config", help=f"settings; default {config.DEFAULT_CONFIG}")
+    ] = None,
     batch: Annotated[int | None, typer.Option(help="images a step")] = None,
     imgsz: Annotated[int | None, typer.Option(help="image size in pixels, a multiple of 32")] = None,
     workers: Annotated[int | None, typer.Option(help="loader processes; 0 loads in the worker itself")] = None,
@@ -45,7 +49,10 @@ def train(
 ) -> None:
     """Start a run, or continue it where it was."""
     named = {"batch": batch, "imgsz": imgsz, "workers": workers, "epochs": epochs, "device": device, "name": name}
-    overrides = {**config.parse_overrides(words or []), **{key: value for key, value in named.items() if value is not None}}
+    overrides = {
+        **config.parse_overrides(words or []),
+        **{key: value for key, value in named.items() if value is not None},
+    }
     run = Run.create(config_file, safety=safety, resume=resume, fresh=fresh, **overrides)
     out.print(run.decision.message, markup=False)
     if run.decision.action == "done":
@@ -63,9 +70,9 @@ def train(
 def _attend(run: Run) -> int:
     """Wait for a run and tell what happens; interrupts are passed on to its supervisor."""
 
-    def pass_on(_number: int, _frame: object) -> None:
+    def pass_on(number: int, _frame: object) -> None:
         out.print("stopping after this batch; once more to end at once", markup=False)
-        run.stop()
+        run.stop(number=number)
 
     signal.signal(signal.SIGINT, pass_on)
     signal.signal(signal.SIGTERM, pass_on)

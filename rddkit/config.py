@@ -128,8 +128,7 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds keys and values; ConfigError says what is wrong with it and where."""
     if not path.is_file():
-        there = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) if path.parent.is_dir() else ""
-        raise ConfigError(f"no config file {path}" + (f"; in that folder: {there}" if there else ""))
+        raise ConfigError(f"no config file {path}{_configs_there(path.parent)}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -137,6 +136,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold keys and values, one `key: value` a line; it holds {content!r:.60}")
     return content
+
+
+def _configs_there(folder: Path) -> str:
+    """`; in FOLDER: a.yaml, b.yaml` for a folder, or for configs/ where it holds none."""
+    for place in (folder, paths.root() / "configs"):
+        if names := sorted(file.name for file in place.glob("*.yaml")):
+            return f"; in {place}: {', '.join(names)}"
+    return ""
 
 
 def find_input(path: str | Path) -> Path:
@@ -153,16 +160,16 @@ def check_arguments(args: Mapping[str, Any], where: str) -> None:
         if key in OURS:
             raise ConfigError(f"{where}: {key!r} is not set here; {OURS[key]}")
         if key not in known:
-            raise ConfigError(f"{where}: unknown setting {key!r}.{nearest(key, known)}")
+            raise ConfigError(f"{where}: unknown setting {key!r}.{nearest(str(key), known)}")
         kind = known[key]
         if value is None:
             if not kind.optional and kind.default is not None:
                 raise ConfigError(f"{where}: {key} must not be empty; the default is {kind.default!r}")
         elif not fits(value, kind.types):
-            wanted = " or ".join(sorted(kind.types))
-            raise ConfigError(
-                f"{where}: {key}={value!r} is a {type(value).__name__}; {key} takes {wanted}, such as {kind.default!r}"
+            wanted = " or ".join(sorted(kind.types)) + (
+                f", such as {kind.default!r}" if kind.default is not None else ""
             )
+            raise ConfigError(f"{where}: {key}={value!r} is a {type(value).__name__}; {key} takes {wanted}")
     _check_ranges(args, where)
 
 
@@ -198,8 +205,12 @@ def load_config(source: str | Path | None = None, overrides: Mapping[str, Any] |
     for key in PATHS:
         if args.get(key) is not None:
             args[key] = str(paths.resolve(args[key]))
+    if isinstance(args.get("device"), int):
+        args["device"] = str(args["device"])  # as a terminal gives it, so that both are the same run
     if args.get("model") is None:
-        raise ConfigError(f"{path} names no model; add `model: yolov8s.pt`, or `model: yolov8s.yaml` for untrained weights")
+        raise ConfigError(
+            f"{path} names no model; add `model: yolov8s.pt`, or `model: yolov8s.yaml` for untrained weights"
+        )
     if args.get("data") is None:
         raise ConfigError(f"{path} names no data; add `data: data/rdd2022/rdd2022.yaml` (made by rddkit prepare)")
     return Config(args, str(path))
@@ -218,7 +229,9 @@ def find_model(model: str) -> str:
         family = re.sub(r"(\d+)([nstmlxbce])(?=[.-])", r"\1", Path(model).name)
         if Path(model).name == model and family in shipped:
             return model
-        raise ConfigError(f"no model {model!r}: neither {path} nor an architecture that Ultralytics ships.{nearest(family, shipped)}")
+        raise ConfigError(
+            f"no model {model!r}: neither {path} nor an architecture that Ultralytics ships.{nearest(family, shipped)}"
+        )
     if not model.endswith(".pt"):
         raise ConfigError(f"model={model!r} is neither weights (.pt) nor an architecture (.yaml), such as yolov8s.pt")
     name = Path(model).name

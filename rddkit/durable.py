@@ -68,8 +68,12 @@ def write_json(path: Path, value: Any) -> None:
 def write_quickly(path: Path, content: str) -> None:
     """Replace `path` atomically but without flushing: for what is rewritten every second and never resumed from."""
     beside = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
-    beside.write_text(content, encoding="utf-8")
-    os.replace(beside, path)
+    try:
+        beside.write_text(content, encoding="utf-8")
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def remove_leftovers(folder: Path) -> list[Path]:
@@ -96,3 +100,14 @@ def edit_lines(path: Path, keep: Callable[[str], bool]) -> int:
     if len(kept) != len(lines):
         write(path, "".join(kept))
     return len(lines) - len(kept)
+
+
+def replace(beside: Path, path: Path) -> None:
+    """Put a file that someone else wrote beside in `path`'s place, durably."""
+    fd = os.open(beside, os.O_RDONLY)
+    try:
+        flush_to_drive(fd)
+    finally:
+        os.close(fd)
+    os.replace(beside, path)
+    flush_folder(path.parent)

@@ -15,7 +15,7 @@ from rddkit import records, series, style
 from rddkit.journal import Event
 from rddkit.memory import GIB
 from rddkit.records import METRICS, Records
-from rddkit.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED
+from rddkit.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 
 NOT_LOSSES = {"time", "attempt", "epoch", "batch", "batches", "lr", "images_per_second"}
 COLUMNS = 3  # loss components side by side
@@ -25,21 +25,22 @@ def losses(
     results: pd.DataFrame, steps: pd.DataFrame, events: Sequence[Event] = (), batches: int | None = None
 ) -> go.Figure:
     """One panel for each loss: training per step and per epoch, validation per epoch, over epochs."""
-    names = [name.removeprefix("train/") for name in results if str(name).startswith("train/")]
-    names += [name.removeprefix("val/") for name in results if str(name).startswith("val/")]
-    names += [str(name) for name in steps if name not in NOT_LOSSES]
-    names = [name for name in dict.fromkeys(names) if _any(results, f"train/{name}", f"val/{name}") or _any(steps, name)]
+    columns = [str(name) for name in results]
+    names = [name.partition("/")[2] for side in ("train/", "val/") for name in columns if name.startswith(side)]
+    names = list(dict.fromkeys(names + [str(name) for name in steps if name not in NOT_LOSSES]))
+    names = [name for name in names if _any(results, f"train/{name}", f"val/{name}") or _any(steps, name)]
     if not names:
         return style.empty("Losses", "No loss has been recorded yet: the first appears seconds after training starts.")
     across = min(COLUMNS, len(names))
     rows = math.ceil(len(names) / across)
     titles = [name.replace("_", " ") for name in names]
     figure = make_subplots(rows, across, subplot_titles=titles, horizontal_spacing=0.06, vertical_spacing=0.16)
+    figure.update_annotations(yshift=12, font_size=13)  # above the signs of the marks
     steps, position = _counted(steps, batches)
     for index, name in enumerate(names):
         place = {"row": index // across + 1, "col": index % across + 1, "showlegend": index == 0}
         if _any(steps, name):
-            _faint_and_smooth(figure, position, steps[name], None, BLUE, "train, every few seconds", place)
+            _faint_and_smooth(figure, position, steps[name], None, SKY, "train, per step", place)
         for side, color in (("train", BLUE), ("val", ORANGE)):
             if _any(results, f"{side}/{name}"):
                 _per_epoch(figure, results, f"{side}/{name}", f"{side}, per epoch", color, place)
@@ -50,7 +51,7 @@ def losses(
         shown.add(trace.name)
     style.mark(figure, series.marks(events, batches), "epoch", panels=len(names))
     figure.update_xaxes(title_text="epoch", row=rows)
-    return style.finish(figure, "Losses", None, height=140 + 250 * rows)
+    return style.finish(figure, "Losses", None, height=160 + 240 * rows)
 
 
 def metrics(results: pd.DataFrame, events: Sequence[Event] = (), batches: int | None = None) -> go.Figure:
@@ -61,7 +62,8 @@ def metrics(results: pd.DataFrame, events: Sequence[Event] = (), batches: int | 
     figure = go.Figure()
     colors = dict(zip(METRICS, (BLUE, GREEN, ORANGE, PURPLE), strict=True))
     for column in there:
-        _per_epoch(figure, results, column, METRICS[column], colors[column], {}, dash=column not in (records.MAP50, records.MAP50_95))
+        minor = column in (records.PRECISION, records.RECALL)
+        _per_epoch(figure, results, column, METRICS[column], colors[column], {}, dash=minor)
     for column, note in ((records.MAP50, ""), (records.MAP50_95, " (best.pt)")):
         if top := records.best(results, column):
             label = f"best {METRICS[column]} {top.value:.3f}, epoch {top.epoch}{note}"
@@ -71,7 +73,7 @@ def metrics(results: pd.DataFrame, events: Sequence[Event] = (), batches: int | 
     figure.update_xaxes(title_text="epoch")
     highest = max(float(results[column].max()) for column in there)
     figure.update_yaxes(range=[0, min(1.02, max(0.1, highest * 1.12))])
-    return style.finish(figure, "Accuracy on the validation images", "share, 0 to 1")
+    return style.finish(figure, "Accuracy on the validation images", "share, 0 to 1", height=430)
 
 
 def learning_rate(
@@ -88,13 +90,13 @@ def learning_rate(
         _line(figure, position[keep], steps["lr"].to_numpy()[keep], "per step", BLUE, {}, 1.6)
     if groups and all(np.allclose(results[groups[0]], results[name], equal_nan=True) for name in groups):
         groups = groups[:1]
-    for name, color in zip(groups, style.cycle(ORANGE, GREEN, PURPLE)):
+    for name, color in zip(groups, style.cycle(ORANGE, GREEN, PURPLE), strict=False):
         label = "per epoch" if len(groups) == 1 else f"per epoch, group {name.removeprefix('lr/pg')}"
         _per_epoch(figure, results, name, label, color, {})
     style.mark(figure, series.marks(events, batches), "epoch")
     figure.update_xaxes(title_text="epoch")
     figure.update_yaxes(rangemode="tozero", exponentformat="power")
-    return style.finish(figure, "Learning rate", "learning rate")
+    return style.finish(figure, "Learning rate", "learning rate", height=430)
 
 
 def memory(
@@ -109,7 +111,7 @@ def memory(
         return style.empty("Memory", "No memory reading has been recorded yet.")
     figure = go.Figure()
     style.bands(figure, series.spans(events, memory))
-    pieces, times = series.pieces(memory), series.local(memory["time"]).to_numpy()
+    pieces = series.pieces(memory)
     lines = (
         ("available", "free on the machine", GREEN, 1.0, "dot"),
         ("swap", "swap in use", PURPLE, 1.0, "dot"),
@@ -121,9 +123,13 @@ def memory(
         if not _any(memory, column) or (column == "swap" and not memory[column].max() > 0):
             continue
         values = memory[column].to_numpy(dtype=float) / GIB
-        keep = series.thin(values)
-        x, y = style.broken(times[keep], values[keep], pieces[keep])
-        extra = {"visible": "legendonly"} if column in ("available", "swap") else {}
+        aside = column in ("available", "swap")
+        keep = series.thin(values, series.LIMIT // 4 if aside else series.LIMIT)
+        if column == "budget":
+            keep = series.corners(values, pieces)
+            keep = keep[series.thin(values[keep])]
+        x, y = style.broken(series.local(memory["time"].iloc[keep]), values[keep], pieces[keep])
+        extra = {"visible": "legendonly"} if aside else {}
         _line(figure, x, y, name, color, extra, width, dash)
     for name, level in (thresholds or {}).items():
         figure.add_hline(level / GIB, line={"color": GREY, "width": 1, "dash": "dot"}, annotation_text=name)
@@ -139,7 +145,7 @@ def throughput(steps: pd.DataFrame, events: Sequence[Event] = ()) -> go.Figure:
         return style.empty("Speed", "No speed has been recorded yet.")
     figure = go.Figure()
     style.bands(figure, series.spans(events, steps))
-    times = series.local(steps["time"]).to_numpy()
+    times = series.local(steps["time"])
     _faint_and_smooth(figure, times, steps["images_per_second"], series.pieces(steps), GREEN, "images a second", {})
     style.mark(figure, series.marks(events), "time")
     style.time_axis(figure)
@@ -179,8 +185,9 @@ def _counted(steps: pd.DataFrame, batches: int | None) -> tuple[pd.DataFrame, np
 
 
 def _per_epoch(
-    figure: go.Figure, results: pd.DataFrame, column: str, name: str, color: str, place: dict[str, Any], dash: bool = False
-) -> None:
+    figure: go.Figure, results: pd.DataFrame, column: str, name: str, color: str, place: dict[str, Any],
+    dash: bool = False,
+) -> None:  # fmt: skip
     """One value an epoch: points while there are few, so that a single epoch can be seen."""
     rows = results[results[column].notna()]
     keep = series.thin(rows[column])
@@ -198,10 +205,11 @@ def _faint_and_smooth(
     y = values.to_numpy(dtype=float)
     pieces = np.zeros(len(y), dtype=int) if pieces is None else pieces
     enough = len(y) >= 10
-    keep = series.thin(y)
-    _line(figure, *style.broken(x[keep], y[keep], pieces[keep]), name, color, place, 1.0, opacity=0.28 if enough else 1.0)
+    keep = series.thin(y, series.LIMIT // 2 if place else series.LIMIT)  # a panel is a third as wide
+    opacity = 0.3 if enough else 1.0
+    _line(figure, *style.broken(x[keep], y[keep], pieces[keep]), name, color, place, 1.0, opacity=opacity)
     if enough:
-        means = pd.Series(y).groupby(pieces).transform(lambda piece: series.smooth(piece)).to_numpy()
+        means = pd.Series(y).groupby(pieces).transform(series.smooth).to_numpy()
         keep = series.thin(means, series.LIMIT // 4)
         _line(figure, *style.broken(x[keep], means[keep], pieces[keep]), f"{name}, smoothed", color, place, 1.8)
 
@@ -210,7 +218,8 @@ def _line(
     figure: go.Figure, x: Any, y: Any, name: str, color: str, place: dict[str, Any], width: float, dash: str = "solid",
     opacity: float = 1.0,
 ) -> None:  # fmt: skip
-    mode = "lines+markers" if len(y) <= 3 else "lines"
+    x = style.lean(x) if np.asarray(x).dtype.kind == "f" else x
+    mode = "lines+markers" if len(y) == 1 or (len(y) <= 3 and dash == "solid") else "lines"
     line, marker = {"color": color, "width": width, "dash": dash}, {"color": color, "size": 7}
     figure.add_scatter(
         x=x, y=style.lean(y), mode=mode, name=name, line=line, marker=marker, opacity=opacity, legendgroup=name, **place

@@ -59,19 +59,26 @@ def sign(fd: int, **who: Any) -> None:
     os.pwrite(fd, json.dumps({"t": clock.stamp(), **who}).encode(), 0)
 
 
+def signature(path: Path) -> dict[str, Any]:
+    """What the owner wrote with `sign` if that very process is alive, else {}."""
+    try:
+        who = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    alive = isinstance(who, dict) and is_same(who.get("supervisor_pid"), who.get("supervisor_started"))
+    return who if alive else {}
+
+
 def _who(path: Path) -> str:
     run = path.parent.name
-    try:
-        owner = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        owner = {}
-    pid = owner.get("supervisor_pid")
-    if is_same(pid, owner.get("supervisor_started")):
+    if owner := signature(path):
         return (
-            f"the run {run!r} is being trained by process {pid} since {owner.get('t')}. "
+            f"the run {run!r} is being trained by process {owner['supervisor_pid']} since {owner.get('t')}. "
             f"Look at it: rddkit status {run}. Stop it: rddkit stop {run}"
         )
-    return f"the run {run!r} is still held by a worker whose supervisor is gone; it leaves within 10 s, then start again"
+    return (
+        f"the run {run!r} is still held by a worker whose supervisor is gone; it leaves within 10 s, then start again"
+    )
 
 
 def is_held(path: Path) -> bool:

@@ -86,8 +86,8 @@ def read_results(path: Path) -> Table:
     table = read_table(path, ("epoch",), key="epoch")
     frame = table.frame.drop_duplicates("epoch", keep="last").sort_values("epoch", ignore_index=True)
     twice = len(table.frame) - len(frame)
-    notes = table.notes + ((f"{path.name}: {_count(twice, 'epoch')} written twice; the newer row counts",) if twice else ())
-    return Table(frame, notes, table.end)
+    note = f"{path.name}: {_count(twice, 'epoch')} written twice; the newer row counts"
+    return Table(frame, (*table.notes, note) if twice else table.notes, table.end)
 
 
 def read_steps(path: Path, start: int = 0) -> Table:
@@ -189,21 +189,26 @@ def read_journal(path: Path) -> tuple[list[Event], list[str]]:
 
 
 def best(results: pd.DataFrame, column: str = MAP50) -> Best | None:
-    """The best epoch by one metric (mAP50 in every sentence; Ultralytics picks best.pt by mAP50-95), the first of equals."""
+    """The best epoch by one metric, the first of equals; sentences mean mAP50, best.pt is chosen by mAP50-95."""
     if column not in results or not results[column].notna().any():
         return None
-    row = results.loc[results[column].idxmax()]
-    return Best(int(row["epoch"]), float(row[column]))
+    row = int(results[column].to_numpy(dtype=float, na_value=-np.inf).argmax())
+    return Best(int(results["epoch"].to_numpy()[row]), float(results[column].to_numpy()[row]))
 
 
 def lost_work(events: list[Event]) -> Lost:
     """What all kills together cost, by the `resumed` events."""
     resumed = [event for event in events if event["event"] == "resumed"]
     return Lost(
-        sum(int(event.get("lost_batches") or 0) for event in resumed),
-        float(sum(event.get("lost_seconds") or 0 for event in resumed)),
+        int(sum(_amount(event, "lost_batches") for event in resumed)),
+        sum(_amount(event, "lost_seconds") for event in resumed),
         len(resumed),
     )
+
+
+def _amount(event: Event, key: str) -> float:
+    value = event.get(key)
+    return float(value) if isinstance(value, (int, float)) and np.isfinite(value) else 0.0
 
 
 def _count(number: int, noun: str) -> str:

@@ -24,6 +24,7 @@ from rddkit.safety import load_safety
 from rddkit.status import EXIT_CODES, Status, read_status
 
 POLL_SECONDS = 0.2
+SIGN_SECONDS = 5.0
 
 
 @dataclass
@@ -149,24 +150,27 @@ class Run:
             return self._supervisor.poll() is None
         return lock.is_held(self.paths.lock)
 
-    def stop(self, at_once: bool = False) -> bool:
-        """Ask the run to stop resumably (a second time, or `at_once`: now); False if it is not running."""
-        return self._signal(signal.SIGTERM, twice=at_once)
+    def stop(self, at_once: bool = False, number: int = signal.SIGTERM) -> bool:
+        """Ask the run to stop resumably (a second time, or `at_once`: now); False if it is not running.
+
+        `number` is the signal to pass on: SIGINT or SIGTERM, which a second one turns into exit code 130 or 143.
+        """
+        return self._signal(number, twice=at_once)
 
     def snapshot(self) -> bool:
         """Ask for a snapshot after the current batch; False if the run is not running."""
         return self._signal(signal.SIGUSR1)
 
     def _signal(self, number: int, twice: bool = False) -> bool:
-        try:
-            owner = json.loads(self.paths.lock.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return False
-        pid = owner.get("supervisor_pid")
-        if not lock.is_held(self.paths.lock) or not lock.is_same(pid, owner.get("supervisor_started")):
+        deadline = clock.monotonic() + SIGN_SECONDS
+        while not (owner := lock.signature(self.paths.lock)):
+            if not lock.is_held(self.paths.lock) or clock.monotonic() > deadline:
+                return False
+            clock.sleep(POLL_SECONDS)  # a supervisor that is just starting signs the lock once it listens
+        if not lock.is_held(self.paths.lock):
             return False
         for _ in range(2 if twice else 1):
-            os.kill(pid, number)
+            os.kill(owner["supervisor_pid"], number)
             if twice:
                 clock.sleep(POLL_SECONDS)
         return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,10 +17,22 @@ class Safety(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    budget: int | Literal["auto"] = Field("auto", description="bytes the run may use; auto: allowed and free now")
-    reserve: int | Literal["auto"] = Field("auto", description="bytes kept free of the budget; auto: 6 %, 256 MB-2 GB")
+    budget: Annotated[int, Field(gt=0)] | Literal["auto"] = Field(
+        "auto", description="bytes the run may use; auto: allowed and free now"
+    )
+    reserve: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="bytes kept free of the budget; auto: 6 %, 256 MB-2 GB"
+    )
     retries: int = Field(3, ge=0, description="attempts without progress before giving up")
-    backoff_seconds: float = Field(10.0, ge=0, description="wait before the second such attempt; doubles from there")
+    backoff_seconds: float = Field(
+        10.0, ge=0, allow_inf_nan=False, description="wait before the second such attempt; doubles from there"
+    )
+    snapshot_seconds: float | Literal["auto"] = Field(
+        "auto", description="seconds between snapshots; auto: 100 times the cost of one, 60-300"
+    )
+    snapshot_daily_bytes: int = Field(100_000_000_000, gt=0, description="snapshots write no more than this a day")
+    disk_reserve: int = Field(500_000_000, ge=0, description="bytes left on the disk below which the run stops")
+    val_period: int = Field(1, ge=1, description="validate every n epochs; the last always")
     clear_cache: bool = Field(True, description="empty the device's cache before training")
 
 
@@ -35,22 +47,24 @@ def load_safety(source: str | Path | None = None) -> Safety:
     text = path.read_text(encoding="utf-8") if path.is_file() else None
     content: dict[str, Any] = {} if text is not None and not _has_content(text) else config.read_yaml(path)
     try:
-        return Safety(**content)
+        return Safety.model_validate(content)
     except ValidationError as error:
-        raise config.ConfigError("\n".join(_plain(problem, path) for problem in error.errors())) from error
+        problems: dict[str, list[Any]] = {}
+        for problem in error.errors():  # a value of two types has one for each: together they are one mistake
+            problems.setdefault(str(problem["loc"][0]), []).append(problem)
+        raise config.ConfigError("\n".join(_plain(key, found, path) for key, found in problems.items())) from error
 
 
 def _has_content(text: str) -> bool:
     return any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines())
 
 
-def _plain(problem: Any, path: Path) -> str:
-    key = ".".join(str(part) for part in problem["loc"] if part != "constrained-int")
-    first = str(problem["loc"][0])
-    if problem["type"] == "extra_forbidden":
+def _plain(key: str, problems: list[Any], path: Path) -> str:
+    if problems[0]["type"] in ("extra_forbidden", "invalid_key"):
         return f"{path}: unknown setting {key!r}.{config.nearest(key, Safety.model_fields)}"
-    about = Safety.model_fields[first].description if first in Safety.model_fields else ""
-    return f"{path}: {first}={problem['input']!r}: {problem['msg'].lower()} ({about})"
+    wrong = " or ".join(problem["msg"].lower().removeprefix("input ") for problem in problems)
+    about = Safety.model_fields[key].description
+    return f"{path}: {key}={problems[0]['input']!r}: input {wrong} ({about})"
 
 
 def describe() -> str:

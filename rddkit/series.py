@@ -14,7 +14,7 @@ import pandas as pd
 from rddkit import clock, words
 from rddkit.journal import Event
 
-LIMIT = 2000  # points a trace may have: more cannot be told apart on a screen and swell the notebook
+LIMIT = 1200  # points a trace may have, about one a pixel: more cannot be told apart on a screen and swell the notebook
 Kind = Literal["ended", "finished", "guard", "fallback", "resumed"]
 KINDS: dict[str, Kind] = {
     "attempt_ended": "ended",
@@ -63,8 +63,17 @@ def thin(values: Any, limit: int = LIMIT) -> npt.NDArray[np.intp]:
     return np.unique(np.asarray(kept, dtype=np.intp))
 
 
+def corners(values: Any, pieces: Any) -> npt.NDArray[np.intp]:
+    """Indices at which a level that rarely changes has to be drawn: its changes and the ends of every piece."""
+    numbers = np.asarray(values, dtype=float)
+    if len(numbers) < 3:
+        return np.arange(len(numbers))
+    change = (np.diff(numbers) != 0) | (np.diff(pieces) != 0)
+    return np.flatnonzero(np.append(True, change) | np.append(change, True))
+
+
 def smooth(values: Any, share: float = 0.03) -> Floats:
-    """A centred running mean over `share` of the points (at least 5): no lag, so that marks stay beside their effect."""
+    """A centred running mean over `share` of the points (at least 5): without a lag, so that marks stay in place."""
     numbers = pd.Series(np.asarray(values, dtype=float))
     window = max(5, round(len(numbers) * share)) | 1
     return numbers.rolling(window, center=True, min_periods=1).mean().to_numpy(dtype=float)
@@ -80,12 +89,12 @@ def positions(steps: pd.DataFrame, batches: int | None = None) -> Floats:
     if not len(steps):
         return epoch
     if "batches" in steps:
-        return np.asarray(epoch - 1 + batch / steps["batches"].to_numpy(dtype=float), dtype=float)
+        return np.asarray(epoch - 1 + batch / steps["batches"].to_numpy(dtype=float))
     groups = steps.groupby("attempt")
     seen = groups["batch"].transform("max")
     whole = groups["epoch"].transform("nunique") > 1
     per_epoch = seen.where(whole, max(batches or 0, float(np.nanmax(batch)))).to_numpy(dtype=float)
-    return epoch - 1 + batch / np.maximum(per_epoch, 1)
+    return np.asarray(epoch - 1 + batch / np.maximum(per_epoch, 1))
 
 
 def last_pass(position: Floats) -> npt.NDArray[np.bool_]:
@@ -106,24 +115,31 @@ def pieces(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
 
 def spans(events: Sequence[Event], *frames: pd.DataFrame) -> list[Span]:
     """The attempts in time, from the journal; where it is silent, from the `attempt` column of tables with `time`."""
-    started = {int(e.get("attempt", 0)): e for e in events if e["event"] == "attempt_started" and moment(e)}
-    ended = {int(e.get("attempt", 0)): e for e in events if e["event"] == "attempt_ended" and moment(e)}
+    started = {attempt_of(e): e for e in events if e["event"] == "attempt_started" and moment(e)}
+    ended = {attempt_of(e): e for e in events if e["event"] == "attempt_ended" and moment(e)}
     seen: dict[int, list[datetime]] = {}
     for frame in frames:
         for attempt, times in frame.groupby("attempt")["time"] if len(frame) else ():
-            seen.setdefault(int(str(attempt)), []).extend([times.iloc[0].to_pydatetime(), times.iloc[-1].to_pydatetime()])
+            ends = times.iloc[[0, -1]].dt.to_pydatetime()
+            seen.setdefault(int(str(attempt)), []).extend(ends)
     for event in events:
-        if (number := int(event.get("attempt", 0))) in started and (when := moment(event)) and number not in ended:
+        if (number := attempt_of(event)) in started and (when := moment(event)) and number not in ended:
             seen.setdefault(number, []).append(when)
     found = []
     for attempt in sorted(started.keys() | seen.keys()):
-        times = seen.get(attempt, [])
-        start = moment(started[attempt]) if attempt in started else min(times)
-        end = moment(ended[attempt]) if attempt in ended else max(times, default=start)
+        moments = seen.get(attempt, [])
+        start = moment(started[attempt]) if attempt in started else min(moments)
+        end = moment(ended[attempt]) if attempt in ended else max(moments, default=start)
         if start and end:
             cause = str(ended[attempt].get("cause")) if attempt in ended else None
             found.append(Span(attempt, start, max(start, end), cause))
     return found
+
+
+def attempt_of(event: Event) -> int:
+    """An event's attempt; 0, as before the first, where it has none."""
+    value = event.get("attempt")
+    return value if isinstance(value, int) else 0
 
 
 def moment(event: Event) -> datetime | None:
@@ -156,7 +172,7 @@ def _epochs(event: Event, batches: int | None) -> float | None:
 
 
 def zone() -> tzinfo:
-    """The offset of this machine's clock now. One offset for all: across a clock change a time axis must not step back."""
+    """The offset of this machine's clock now; one for all times, so that no axis steps back where the clock does."""
     return clock.utc_now().astimezone().tzinfo or clock.utc_now().tzinfo  # type: ignore[return-value]
 
 
@@ -168,9 +184,16 @@ def zone_name() -> str:
     return "UTC" if minutes == 0 else f"UTC{sign}{abs(minutes) // 60:02d}:{abs(minutes) % 60:02d}"
 
 
-def local(times: pd.Series) -> pd.Series:
-    """Moments as this machine's wall clock, without a zone: what a plotly axis shows as it is."""
-    return times.dt.tz_convert(zone()).dt.tz_localize(None)
+def local(times: pd.Series) -> npt.NDArray[np.str_]:
+    """Moments as text of this machine's wall clock: plotly would show numbers in the zone of whoever opens the page.
+
+    Tenths of seconds are kept only where the whole is minutes long; they would be a fifth of a saved figure.
+    """
+    if not len(times):
+        return np.zeros(0, dtype=np.str_)
+    wall = times.dt.tz_convert(zone()).dt.tz_localize(None).to_numpy(dtype="datetime64[ms]")
+    unit: Literal["ms", "s"] = "ms" if wall[-1] - wall[0] < np.timedelta64(10, "m") else "s"
+    return np.asarray(np.datetime_as_string(wall, unit=unit))
 
 
 def local_moment(when: datetime) -> datetime:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -63,8 +65,9 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     """results.csv as one {column: number} an epoch; rows that a kill tore are left out."""
     if not path.exists():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [{(key or "").strip(): value for key, value in row.items()} for row in csv.DictReader(file)]
+    content = path.read_bytes().replace(b"\0", b"")
+    text = content[: content.rfind(b"\n") + 1].decode("utf-8", "replace")
+    rows = [{(key or "").strip(): value for key, value in row.items()} for row in csv.DictReader(io.StringIO(text))]
     whole = []
     for row in rows:
         try:
@@ -72,6 +75,12 @@ def read_rows(path: Path) -> list[dict[str, float]]:
         except (TypeError, ValueError):
             continue
     return whole
+
+
+def best_row(rows: list[dict[str, float]]) -> dict[str, float]:
+    """The row with the highest mAP50, the first of equals; {} where none has one (NaN is none)."""
+    rated = [row for row in rows if math.isfinite(row.get("metrics/mAP50(B)", math.nan))]
+    return max(rated, key=lambda row: row["metrics/mAP50(B)"], default={})
 
 
 def read_status(paths: RunPaths, now: datetime | None = None) -> Status:
@@ -99,7 +108,7 @@ def judge(
     else:
         state = BADGES.get(closing["event"], "dead")  # type: ignore[assignment]
     heartbeat = progress.get("heartbeat")
-    best = max(rows, key=lambda row: row.get("metrics/mAP50(B)", 0.0), default={})
+    best = best_row(rows)
     resumed = [event for event in events if event["event"] == "resumed"]
     known = {
         "epoch": int(progress.get("epoch") or (rows[-1].get("epoch", 0) if rows else 0)),
@@ -121,8 +130,8 @@ def judge(
         "plan": dict((journal.last(events, "attempt_started") or {}).get("plan") or {}),
     }
     exit_code = EXIT_CODES[state]
-    if state == "failed" and closing is not None:
-        exit_code = int(closing.get("exit", 1))
+    if state in ("failed", "stopped") and closing is not None:
+        exit_code = int(closing.get("exit", exit_code))
     sentence = say(state, known, events)
     return Status(paths.name, str(paths.folder), state, sentence, exit_code, **known)
 
@@ -147,14 +156,21 @@ def say(state: State, known: dict[str, Any], events: list[Event]) -> str:
     end = journal.last(events, "run_done", "run_failed", "run_stopped") or {}
     when = clock.parse_stamp(end["t"]).astimezone().strftime("%H:%M") if "t" in end else "?"
     if state == "stopped":
-        return f"Stopped {when} at {where}: {end.get('reason', 'asked to stop')}; resumable with the same command{trouble}"
+        return (
+            f"Stopped {when} at {where}: {end.get('reason', 'asked to stop')}; resumable with the same command{trouble}"
+        )
     if state == "failed":
-        return f"Failed {when} at {where}: {end.get('cause', '?')}, {str(end.get('evidence', '')).splitlines()[:1]}{trouble}"
+        return f"Failed {when} at {where}: {end.get('cause', '?')}, {first_line(end.get('evidence'))}{trouble}"
     best = known["best"]
     reached = ""
     if "metrics/mAP50(B)" in best:
         reached = f"; best mAP50 {best['metrics/mAP50(B)']:.2f} at epoch {best.get('epoch', 0):.0f}"
     return f"Finished {when}{trouble}{reached}"
+
+
+def first_line(text: object) -> str:
+    """The first line of a text that may be missing or empty."""
+    return next(iter(str(text or "no evidence").splitlines()), "")
 
 
 def _trouble(known: dict[str, Any], events: list[Event]) -> str:

@@ -17,17 +17,28 @@ from rddkit.series import Mark, Span
 # Okabe & Ito's palette, told apart by colour-blind eyes; https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 GREY, INK, GRID = "#6b7280", "#1f2937", "#e8ebef"
-MARKS = {
-    "ended": ("✕", RED, "attempt ended"),
-    "finished": ("■", GREY, "stopped or finished"),
-    "guard": ("▼", ORANGE, "guard stopped it"),
-    "fallback": ("◆", PURPLE, "lighter plan"),
-    "resumed": ("▶", GREEN, "resumed"),
+MARKS = {  # kind: sign on the axis, the same as a legend symbol, colour, name
+    "ended": ("✕", "x", RED, "attempt ended"),
+    "finished": ("■", "square", GREY, "stopped or finished"),
+    "guard": ("▼", "triangle-down", ORANGE, "guard stopped it"),
+    "fallback": ("◆", "diamond", PURPLE, "lighter plan"),
+    "resumed": ("▶", "triangle-right", GREEN, "resumed"),
 }
-SYMBOLS = {"ended": "x", "finished": "square", "guard": "triangle-down", "fallback": "diamond", "resumed": "triangle-right"}
+SHIFT = {"ended": -10, "guard": -10, "resumed": 10}  # pixels: the three signs of one kill stand side by side
 MOST_MARKS = 80  # more would cover the lines; the newest are drawn and the legend says so
 MOST_NAMED_BANDS = 12
-CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
+# plotly.js 4 has a button that uploads the chart to cloud.plotly.com: nothing of a run leaves this machine.
+CONFIG: dict[str, Any] = {
+    "showSendToCloud": False,
+    "plotlyServerURL": "",
+    "displaylogo": False,
+    "responsive": True,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+}
+
+AXIS: dict[str, Any] = {"gridcolor": GRID, "linecolor": "#c4cad3", "zeroline": False, "automargin": True}
+AXIS["title"] = {"font": {"size": 12, "color": GREY}, "standoff": 8}
+LEGEND = {"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom", "x": 0, "xanchor": "left"}
 
 TEMPLATE = go.layout.Template(
     layout={
@@ -39,19 +50,16 @@ TEMPLATE = go.layout.Template(
         "hovermode": "x unified",
         "hoverlabel": {"bgcolor": "white", "bordercolor": GRID, "font": {"size": 12}},
         "margin": {"l": 64, "r": 20, "t": 64, "b": 48},
-        "legend": {"orientation": "h", "x": 0, "y": -0.2, "xanchor": "left", "yanchor": "top", "font": {"size": 12}},
-        "xaxis": {"gridcolor": GRID, "linecolor": "#c4cad3", "showline": True, "zeroline": False, "ticks": "outside", "automargin": True},
-        "yaxis": {"gridcolor": GRID, "linecolor": "#c4cad3", "showline": False, "zeroline": False, "automargin": True},
+        "legend": {**LEGEND, "font": {"size": 12}},
+        "xaxis": {**AXIS, "showline": True, "ticks": "outside"},
+        "yaxis": AXIS,
     }
 )
 
 
 def finish(figure: go.Figure, title: str, unit: str | None, height: int = 380) -> go.Figure:
     """Title, y axis and template: the last step of every figure; returns it."""
-    # The legend's distance is a share of the plot's height, so that a tall figure needs a smaller one.
-    plot_height = height - 64 - 48
-    figure.update_layout(template=TEMPLATE, title_text=title, height=height, legend_y=-56 / plot_height)
-    figure.update_layout(margin_b=104)
+    figure.update_layout(template=TEMPLATE, title_text=title, height=height)
     if unit:
         figure.update_yaxes(title_text=unit)
     return figure
@@ -60,7 +68,8 @@ def finish(figure: go.Figure, title: str, unit: str | None, height: int = 380) -
 def empty(title: str, sentence: str) -> go.Figure:
     """A figure that says why there is nothing to draw."""
     figure = go.Figure()
-    figure.add_annotation(text=html.escape(sentence), x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font={"color": GREY})
+    middle = {"x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper", "showarrow": False}
+    figure.add_annotation(text=html.escape(sentence), font={"color": GREY}, **middle)
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
     return figure.update_layout(template=TEMPLATE, title_text=title, height=180, margin={"t": 56, "b": 16})
@@ -99,8 +108,9 @@ def bands(figure: go.Figure, spans: Sequence[Span]) -> None:
             band = {"type": "rect", "xref": "x", "yref": "paper", "x0": start, "x1": end, "y0": 0, "y1": 1}
             shapes.append({**band, "fillcolor": "#f3f5f8", "line": {"width": 0}, "layer": "below"})
         if len(spans) <= MOST_NAMED_BANDS:
-            place = {"x": start, "y": 0.99, "xref": "x", "yref": "paper", "xanchor": "left", "yanchor": "top"}
-            notes.append({**place, "text": f"attempt {span.attempt}", "showarrow": False, "font": {"size": 11, "color": GREY}})
+            place = {"x": start, "y": 0, "xref": "x", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
+            text = {"text": f"attempt {span.attempt}", "font": {"size": 11, "color": GREY}, "showarrow": False}
+            notes.append({**place, **text})
     _add(figure, shapes, notes)
 
 
@@ -111,20 +121,23 @@ def mark(figure: go.Figure, marks: Sequence[Mark], axis: Literal["time", "epoch"
     shapes: list[dict[str, Any]] = []
     notes: list[dict[str, Any]] = []
     newest = known[-MOST_MARKS:]
+    shift = SHIFT if len({item.kind for item, _ in newest}) > 1 else {}
     for panel in range(panels):
         suffix = "" if panel == 0 else str(panel + 1)
         refs = {"xref": f"x{suffix}", "yref": f"y{suffix} domain"}
         for item, x in newest:
-            sign, color, _ = MARKS[item.kind]
+            sign, _, color, _ = MARKS[item.kind]
             line = {"color": color, "width": 1, "dash": "dot"}
             shapes.append({"type": "line", **refs, "x0": x, "x1": x, "y0": 0, "y1": 1, "line": line, "opacity": 0.7})
             note = {"x": x, "y": 1, **refs, "yanchor": "bottom", "yshift": -2, "text": sign, "showarrow": False}
-            notes.append({**note, "font": {"color": color, "size": 12}, "hovertext": hover(item.text)})
+            look = {"font": {"color": color, "size": 12}, "xshift": shift.get(item.kind, 0)}
+            notes.append({**note, **look, "hovertext": hover(item.text)})
     _add(figure, shapes, notes)
     left_out = f" (newest {MOST_MARKS} marks)" if len(known) > MOST_MARKS else ""
     for kind in dict.fromkeys(item.kind for item, _ in newest):
-        look = {"symbol": SYMBOLS[kind], "color": MARKS[kind][1], "size": 8}
-        figure.add_scatter(x=[None], y=[None], mode="markers", marker=look, name=MARKS[kind][2] + left_out)
+        _, symbol, color, name = MARKS[kind]
+        look = {"symbol": symbol, "color": color, "size": 8}
+        figure.add_scatter(x=[None], y=[None], mode="markers", marker=look, name=name + left_out)
 
 
 def hover(sentence: str) -> str:

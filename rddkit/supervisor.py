@@ -24,6 +24,7 @@ from rddkit.paths import RunPaths
 
 POLL_SECONDS = 1.0
 LOG_TAIL_BYTES = 4000
+CLOSED = {"finish": "done", "stop": "stopped", "fail": "failed"}  # progress.json's state by the last step
 
 
 @dataclass
@@ -57,6 +58,7 @@ class Supervisor:
         self.last_tick = 0.0
         self.woken = -1
         self.before: dict[str, Any] = {}
+        self.progress_before = 0
 
     # -- the run -----------------------------------------------------------------------------------------------------
 
@@ -68,11 +70,15 @@ class Supervisor:
         signal.signal(signal.SIGINT, self._on_signal)
         signal.signal(signal.SIGUSR1, lambda *_: self._tell_worker("snapshot"))
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal is the caller's affair
-        durable.remove_leftovers(self.paths.folder)
+        # Signed only now: who reads the signature may send signals, and each has its handler.
+        lock.sign(self.lock_fd, supervisor_pid=os.getpid(), supervisor_started=lock.started(os.getpid()))
+        for folder in (self.paths.folder, self.paths.weights, self.paths.snapshots):
+            durable.remove_leftovers(folder)
+        self.progress_before = self._progress_made()
         events = self.journal.read()
         if last(events, "run_started") is None:
             self.journal.add("run_started", 0, name=self.record.name, config=self.record.config, plan=self.record.plan)
-        number = max((int(event["attempt"]) for event in events), default=0)
+        number = max((int(event.get("attempt", 0)) for event in events), default=0)
         while True:
             number += 1
             ending, why = self._attempt(number)
@@ -85,14 +91,14 @@ class Supervisor:
     def _decide(self, why: Cause) -> Step:
         ended = [event for event in self.journal.read() if event["event"] == "attempt_ended"]
         since = [event for event in ended if event.get("session") == os.getpid()]
-        stuck = cause.without_progress([int(event.get("progress", 0)) for event in since])
+        stuck = cause.without_progress([int(event.get("progress", 0)) for event in since], self.progress_before)
         return cause.next_step(why, stuck, self.record.safety["retries"], self.record.safety["backoff_seconds"])
 
     def _close(self, number: int, ending: Ending, why: Cause, step: Step) -> int:
         beat = self.attempt.beat if self.attempt else {}
         if step.action == "finish":
             rows = status.read_rows(self.paths.results_csv)
-            best = max(rows, key=lambda row: row.get("metrics/mAP50(B)", 0.0), default={})
+            best = status.best_row(rows)
             self.journal.add(
                 "run_done",
                 number,
@@ -102,14 +108,21 @@ class Supervisor:
                 seconds=rows[-1].get("time") if rows else None,
             )
         elif step.action == "stop":
-            self.journal.add("run_stopped", number, reason=step.reason, epoch=beat.get("epoch"), batch=beat.get("batch"))
+            self.journal.add(
+                "run_stopped",
+                number,
+                reason=step.reason,
+                epoch=beat.get("epoch"),
+                batch=beat.get("batch"),
+                exit=self.ended_at_once or step.exit,
+            )
         else:
             advice = f"read {self.paths.log(number)}; mend it; start again with the same command"
             self.journal.add(
                 "run_failed", number, cause=why.name, evidence=why.evidence, what_to_do=advice, exit=step.exit
             )
             print(f"{self.record.name} failed: {why.evidence}\n{step.reason}\n{advice}", file=sys.stderr, flush=True)
-        self._write_progress(step.action)
+        self._write_progress(CLOSED[step.action])
         if step.action == "finish":
             self._report()
         return self.ended_at_once or step.exit
@@ -124,7 +137,8 @@ class Supervisor:
     # -- one attempt -------------------------------------------------------------------------------------------------
 
     def _attempt(self, number: int) -> tuple[Ending, Cause]:
-        self.before = status.read_progress(self.paths.progress)
+        left = status.read_progress(self.paths.progress)
+        self.before = left if left.get("epoch") else self.before  # an attempt may end before it trains
         attempt = self.attempt = self._start(number)
         self.journal.add(
             "attempt_started", number, plan=self.record.plan, worker_pid=attempt.process.pid, device=self.record.device
@@ -328,7 +342,6 @@ def main() -> int:
     parser.add_argument("--caller", type=int)
     words = parser.parse_args()
     paths = RunPaths(words.folder)
-    lock.sign(words.lock, supervisor_pid=os.getpid(), supervisor_started=lock.started(os.getpid()))
     return Supervisor(paths, words.lock, words.caller).run()
 
 

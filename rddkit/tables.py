@@ -64,7 +64,15 @@ class Steps:
         self.written = clock.monotonic()
         losses = beat["losses"]
         columns = ["time", "attempt", "epoch", "batch", *losses, "lr", "images_per_second"]
-        values = [beat["t"], attempt, beat["epoch"], beat["batch"], *losses.values(), beat["lr"], beat["images_per_second"]]
+        values = [
+            beat["t"],
+            attempt,
+            beat["epoch"],
+            beat["batch"],
+            *losses.values(),
+            beat["lr"],
+            beat["images_per_second"],
+        ]
         append(self.path, columns, values)
 
     def drop_after(self, epoch: int, batch: int) -> None:
@@ -74,7 +82,7 @@ class Steps:
 
         def keep(line: str) -> bool:
             cells = line.split(",")
-            if not cells[2].isdigit():
+            if len(cells) < 4 or not cells[2].isdigit() or not cells[3].isdigit():
                 return True
             return (int(cells[2]), int(cells[3])) <= (epoch, batch)
 

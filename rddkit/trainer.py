@@ -1,36 +1,31 @@
-"""Training one attempt with Ultralytics: our arguments in, its own loop, our eyes and brakes as callbacks."""
+"""The training loop of one process, and Ultralytics' trainer around it.
+
+`RoadDamageTrainer._do_train` does what Ultralytics' own does, in the same order with the same callbacks, and adds three
+things: it can begin in the middle of an epoch, keeps snapshots, and leaves when asked. Everything else is Ultralytics'.
+"""
 
 from __future__ import annotations
 
+import math
+import os
+import time
+import warnings
+from copy import copy
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 import torch
-import ultralytics.utils.torch_utils as torch_utils
 from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils import LOGGER, TQDM
+from ultralytics.utils.patches import override_configs
+from ultralytics.utils.torch_utils import autocast, strip_optimizer, unwrap_model
 
-from rddkit import clock, durable, memory, status
-from rddkit.paths import RunPaths
-from rddkit.runfile import RunFile
-
-
-class StopRequested(Exception):
-    """Raised between batches to leave the loop with everything on disk as it is."""
-
-
-class Talk(Protocol):
-    """Where news of training goes (the worker's pipe; a list in tests)."""
-
-    def beat(self, phase: str, **where: Any) -> None: ...
-
-    def event(self, event: str, **fields: Any) -> None: ...
-
-
-class Orders(Protocol):
-    """What is asked of training meanwhile."""
-
-    stop: str | None
-    snapshot: bool
+from rddkit import durable, faults, state
+from rddkit.order import Order, own_order
+from rddkit.session import NonFinite, Session
+from rddkit.snapshot import Place
 
 
 class WholePath(type(Path())):  # type: ignore[misc]
@@ -41,189 +36,282 @@ class WholePath(type(Path())):  # type: ignore[misc]
         return len(data)
 
 
-class Pace:
-    """Seconds per batch and per validation, for the time that is left."""
+class KeptPath(type(Path())):  # type: ignore[misc]
+    """A path that is not deleted: Ultralytics deletes results.csv at every start that is not its own resume."""
 
-    def __init__(self) -> None:
-        self.batch_seconds = 0.0
-        self.validation_seconds = 0.0
-        self.mark = clock.monotonic()
-
-    def lap(self) -> float:
-        """Seconds since the last lap."""
-        now = clock.monotonic()
-        passed, self.mark = now - self.mark, now
-        return passed
-
-    def batch(self) -> None:
-        passed = self.lap()
-        self.batch_seconds = passed if not self.batch_seconds else 0.95 * self.batch_seconds + 0.05 * passed
-
-    def left(self, epochs_after: int, batches_left: int, batches: int) -> float:
-        """Seconds to the end of training."""
-        epoch = batches * self.batch_seconds + self.validation_seconds
-        return batches_left * self.batch_seconds + self.validation_seconds + epochs_after * epoch
+    def unlink(self, missing_ok: bool = False) -> None:
+        return
 
 
-class RoadDamageTrainer(DetectionTrainer):
-    """Ultralytics' detector trainer with checkpoints that are whole or absent."""
+class WholeCheckpoints(DetectionTrainer):
+    """Ultralytics' detector trainer with checkpoints that are whole or absent; its own loop."""
 
-    def __init__(self, overrides: dict[str, Any]) -> None:
+    def __init__(self, overrides: dict[str, Any], session: Session) -> None:
+        self.session = session
         super().__init__(overrides=overrides)
         self.last, self.best = WholePath(self.last), WholePath(self.best)
 
+    @property
+    def csv(self) -> Path:
+        return self._csv
 
-class Watch:
-    """Callbacks that tell how training goes and leave it when asked."""
+    @csv.setter
+    def csv(self, path: Path) -> None:
+        self._csv = KeptPath(path) if self.session.found.state else path
 
-    def __init__(self, trainer: DetectionTrainer, talk: Talk, orders: Orders) -> None:
-        self.trainer, self.talk, self.orders = trainer, talk, orders
-        self.pace = Pace()
-        self.batch = 0
-        self.epoch_started = clock.monotonic()
-        self.reported = 0
+    def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
+        """The loader; validation has the plan's own batch and keeps the image size the run began with."""
+        if mode != "val":
+            return super().get_dataloader(dataset_path, batch_size, rank, mode)
+        val = self.session.validation
+        with override_configs(self.args, {"imgsz": val.imgsz or self.args.imgsz}) as self.args:
+            return super().get_dataloader(dataset_path, val.batch or batch_size, rank, mode)
 
-    def attach(self) -> None:
-        for name in ("on_train_epoch_start", "on_train_batch_end", "on_train_epoch_end", "on_fit_epoch_end"):
-            self.trainer.add_callback(name, getattr(self, name))
-        for name in ("on_val_start", "on_val_batch_end", "on_val_end"):
-            self.trainer.add_callback(name, getattr(self, name))
+    def get_validator(self) -> Any:
+        validator = super().get_validator()
+        validator.args.imgsz = self.session.validation.imgsz or validator.args.imgsz
+        return validator
 
-    def on_train_epoch_start(self, trainer: DetectionTrainer) -> None:
-        self.batch = 0
-        self.epoch_started = clock.monotonic()
-        self.pace.lap()
-
-    def on_train_batch_end(self, trainer: DetectionTrainer) -> None:
-        self.batch += 1
-        self.pace.batch()
-        self.say("train")
-        self.heed()
-
-    def on_train_epoch_end(self, trainer: DetectionTrainer) -> None:
-        self.pace.lap()
-
-    def on_val_start(self, validator: Any) -> None:
-        self.say("validate")
-
-    def on_val_batch_end(self, validator: Any) -> None:
-        self.say("validate")
-        self.heed()
-
-    def on_val_end(self, validator: Any) -> None:
-        self.pace.validation_seconds = self.pace.lap()
-
-    def on_fit_epoch_end(self, trainer: DetectionTrainer) -> None:
-        epoch = trainer.epoch + 1
-        if epoch <= self.reported or epoch > trainer.epochs:
-            return  # it fires once more after the final evaluation
-        self.reported = epoch
-        seconds = round(clock.monotonic() - self.epoch_started, 2)
-        self.talk.event("epoch", epoch=epoch, epochs=trainer.epochs, seconds=seconds, metrics=dict(trainer.metrics))
-
-    def say(self, phase: str) -> None:
-        trainer = self.trainer
-        batches = len(trainer.train_loader)
-        where: dict[str, Any] = {
-            "epoch": trainer.epoch + 1,
-            "epochs": trainer.epochs,
-            "batch": self.batch,
-            "batches": batches,
-            "validation_seconds": round(self.pace.validation_seconds, 2),
-            "eta_seconds": round(self.pace.left(trainer.epochs - trainer.epoch - 1, batches - self.batch, batches), 1),
-        }
-        if phase == "train":
-            speed = trainer.batch_size / self.pace.batch_seconds if self.pace.batch_seconds else 0.0
-            where["images_per_second"] = round(speed, 2)
-            where["losses"] = {key: round(float(value), 5) for key, value in (trainer.tloss or {}).items()}
-            where["lr"] = trainer.optimizer.param_groups[-1]["lr"]
-        self.talk.beat(phase, **where)
-
-    def heed(self) -> None:
-        if self.orders.stop:
-            raise StopRequested(self.orders.stop)
+    def final_eval(self) -> None:
+        """Strip the checkpoints, each replaced whole, and validate the best one (mirrors Ultralytics' final_eval)."""
+        has_best = self.best.exists()
+        stripped = strip(self.last) if self.last.exists() else {}
+        faults.point("stripped_last")
+        if has_best:
+            strip(self.best, {"train_results": stripped.get("train_results")})
+            LOGGER.info(f"\nValidating {self.best}...")
+            self.validator.args.plots = self.args.plots
+            self.validator.args.compile = False
+            self.metrics = self.validator(model=Path(self.best))
+            self.metrics.pop("fitness", None)
+            self.epoch += 1  # best metrics are logged at epochs + 1, as Ultralytics does
+            self.run_callbacks("on_fit_epoch_end")
+            self.epoch -= 1
 
 
-def fix_threads(threads: int) -> None:
-    """Use this many CPU threads: Ultralytics sets cores - 1 whatever the environment says, and bits depend on it."""
-    torch_utils.NUM_THREADS = threads
-    torch.set_num_threads(threads)
+def strip(path: Path, updates: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Ultralytics' strip_optimizer, which rewrites in place, made atomic; the checkpoint's content."""
+    beside = Path(f"{path}.{os.getpid()}{durable.TEMPORARY}")
+    content: dict[str, Any] = strip_optimizer(Path(path), s=str(beside), updates=updates)
+    if content:
+        durable.replace(beside, Path(path))
+    return content
 
 
-def ultralytics_device(device: str) -> str:
-    """The device in Ultralytics' own words: `cuda` and `cuda:0` are plain numbers there."""
-    return device.removeprefix("cuda:") if device != "cuda" else "0"
+class RoadDamageTrainer(WholeCheckpoints):
+    """The trainer with the loop of our own: exact resume, snapshots, stopping between batches."""
 
+    order: Order
 
-def arguments(paths: RunPaths, record: RunFile) -> dict[str, Any]:
-    """The Ultralytics arguments of an attempt: what was asked, under the plan, in this folder."""
-    return {
-        **record.config,
-        **record.plan,
-        "device": ultralytics_device(record.device),
-        "project": str(paths.folder.parent),
-        "name": paths.name,
-        "exist_ok": True,
-        "save_dir": str(paths.folder),
-    }
+    def _build_train_pipeline(self) -> None:
+        super()._build_train_pipeline()
+        self.order = own_order(self.train_loader)
 
+    def train_seconds(self) -> float:
+        """Seconds of training so far, over all attempts."""
+        return float(time.time() - self.train_time_start)
 
-def checkpoint_epochs(last: Path) -> int:
-    """Whole epochs in a checkpoint; -1 for one that a finished training stripped; 0 where there is none to resume."""
-    if not last.exists():
-        return 0
-    try:
-        checkpoint = torch.load(last, map_location="cpu", weights_only=False)  # written by this run's own worker
-        return int(checkpoint["epoch"]) + 1 if checkpoint.get("epoch", -1) >= 0 else -1
-    except Exception as error:
-        print(f"{last} cannot be read ({error}); starting from the beginning")
-        return 0
+    # -- the loop ----------------------------------------------------------------------------------------------------
 
+    def _do_train(self) -> None:
+        self._setup_train()
+        self.batches = len(self.train_loader)
+        self.images = len(self.train_loader.dataset)
+        self.warmup = self._get_warmup_iterations(self.batches)
+        self.full_accumulate = self.accumulate  # warm-up rises to it
+        self.last_opt_step = -1
+        self.seconds_before = 0.0
+        self.mosaic_closed = not self.args.close_mosaic
+        self.epoch_time = None
+        self.epoch_time_start = self.train_time_start = time.time()
+        self.run_callbacks("on_train_start")
+        if self.args.close_mosaic:
+            first = (self.epochs - self.args.close_mosaic) * self.batches
+            self.plot_idx.extend([first, first + 1, first + 2])
+        self.optimizer.zero_grad()
+        place = self._continue()
+        while True:
+            place = self._epoch(place)
+            if self.stop:
+                break
+        seconds = time.time() - self.train_time_start
+        LOGGER.info(f"\n{self.epoch + 1} epochs completed in {seconds / 3600:.3f} hours.")
+        self._finish()
 
-def train(paths: RunPaths, record: RunFile, attempt: int, talk: Talk, orders: Orders) -> bool:
-    """Train one attempt to the end; False if it was asked to stop before."""
-    fix_threads(record.threads)
-    overrides = arguments(paths, record)
-    epochs_done = checkpoint_epochs(paths.last)
-    if epochs_done < 0:
+    def _epoch(self, place: Place) -> Place:
+        """Train, validate, write the csv row and the checkpoint of the epoch at `place`; the next epoch's place."""
+        self.epoch = place.epoch
+        if place.stage != "trained":
+            self._train_epoch(place.images)
+            if hasattr(unwrap_model(self.model).criterion, "update"):
+                unwrap_model(self.model).criterion.update()
+        self.lr = {f"lr/pg{i}": group["lr"] for i, group in enumerate(self.optimizer.param_groups)}
+        self.run_callbacks("on_train_epoch_end")
+        self.ema.update_attr(self.model, include=["yaml", "nc", "args", "names", "stride", "class_weights"])
+        end = Place(self.epoch, self.images, "trained")
+        self.session.at_epoch_end(self, end, last=self.epoch + 1 >= self.epochs or self.stopper.possible_stop)
+        validated = self._validate(end)
+        self._refuse_nonfinite()
+        row = {**self.label_loss_items(self.tloss), **self.metrics, **self.lr}
+        faults.point("before_csv_row")
+        self.save_metrics(metrics=row if validated else _unmeasured(row))
+        faults.point("csv_row")
+        final = self.epoch + 1 >= self.epochs
+        self.stop |= self.stopper(self.epoch + 1, self.fitness if validated else None) or final
+        if self._save(validated):
+            self.run_callbacks("on_model_save")
+        faults.point("checkpoint")
+        now = time.time()
+        self.epoch_time, self.epoch_time_start = now - self.epoch_time_start, now
+        self.run_callbacks("on_fit_epoch_end")
+        self._clear_memory(None if self.device.type == "mps" else 0.5)
+        if not self.stop:
+            self.session.between_epochs(self, Place(self.epoch, self.images, "finished"))
+        return Place(self.epoch + 1, 0, "train")
+
+    def _train_epoch(self, images_done: int) -> None:
+        """Train the rest of an epoch of which `images_done` images are done."""
+        if not images_done:
+            self.run_callbacks("on_train_epoch_start")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the scheduler steps before the optimizer does, on purpose
+                self.scheduler.step()
+            self.tloss = None
+        self._model_train()
+        if not self.mosaic_closed and self.epoch >= self.epochs - self.args.close_mosaic:
+            self._close_mosaic()
+        if self.loss_names:
+            LOGGER.info(self.progress_string())
+        first = images_done // self.batch_size
+        rest = math.ceil((self.images - images_done) / self.batch_size)
+        bar = TQDM(islice(self.train_loader, rest), total=rest)
+        for i, batch in enumerate(bar, start=first):
+            self.run_callbacks("on_train_batch_start")
+            number = i + self.batches * self.epoch
+            self._warm_up(number)
+            self._forward_backward(batch, i)
+            stepped = number - self.last_opt_step >= self.accumulate
+            if stepped:
+                self.optimizer_step()
+                self.last_opt_step = number
+            bar.set_description(self._line(batch))
+            if self.args.plots and number in self.plot_idx:
+                self.plot_training_samples(batch, number)
+            self.run_callbacks("on_train_batch_end")
+            faults.point("batch")
+            if self.stop:
+                return  # a callback of the user's asked Ultralytics' way
+            images_done = min(images_done + self.batch_size, self.images)
+            self.session.after_batch(self, Place(self.epoch, images_done, "train"), stepped)
+
+    def _warm_up(self, number: int) -> None:
+        """Accumulation, learning rate and momentum of batch `number`, counted over all epochs, while warming up."""
+        if not self.warmup or number > self.warmup:
+            return
+        span = [0, self.warmup]
+        self.accumulate = max(1, int(np.interp(number, span, [1, self.full_accumulate]).round()))
+        for group in self.optimizer.param_groups:
+            low = self.args.warmup_bias_lr if group.get("param_group") == "bias" else 0.0
+            group["lr"] = float(np.interp(number, span, [low, group["initial_lr"] * self.lf(self.epoch)]))
+            if "momentum" in group:
+                group["momentum"] = float(np.interp(number, span, [self.args.warmup_momentum, self.args.momentum]))
+
+    def _forward_backward(self, batch: dict[str, Any], i: int) -> None:
+        with autocast(torch.bfloat16 if self.args.amp == "bf16" else self.amp, device=self.device.type):
+            batch = self.preprocess_batch(batch)
+            loss, self.loss_items = self.model(batch)
+            self.loss = loss.sum()
+            if not self.loss_names:
+                self.loss_names = tuple(self.loss_items)
+                LOGGER.info(self.progress_string())
+                self.metrics.update(dict.fromkeys(self.label_loss_items(prefix="val"), 0.0))
+            if self.tloss is None:
+                self.tloss = self.loss_items
+            else:
+                self.tloss = {k: (self.tloss[k] * i + v) / (i + 1) for k, v in self.loss_items.items()}
+        self.scaler.scale(self.loss).backward()
+
+    def _close_mosaic(self) -> None:
+        """Train the last epochs on whole images. The loader begins anew, and with it the order's pass."""
+        self.mosaic_closed = True
+        self._close_dataloader_mosaic()
+        self.train_loader.reset()
+        self.order.next_epoch = self.epoch
+
+    def _validate(self, end: Place) -> bool:
+        """Validate where it is due, or take the measures of a validation done before a kill; whether there are any."""
+        if self.session.take_stage(self):
+            return True
+        due = self.args.val and (self.epoch + 1) % self.session.val_period == 0
+        if not (due or self.epoch + 1 >= self.epochs or self.stopper.possible_stop or self.stop):
+            return False
+        self._clear_memory(None if self.device.type == "mps" else 0.5)
+        with self.session.validating(self, end):
+            self.metrics, self.fitness = self.validate()
+        self.session.note_stage(self)
+        faults.point("validated")
         return True
-    seconds_before = 0.0
-    if epochs_done:
-        overrides["resume"] = str(paths.last)
-        seconds_before = forget_rows_after(paths.results_csv, epochs_done)
-    elif paths.results_csv.exists():
-        paths.results_csv.unlink()
-    trainer = RoadDamageTrainer(overrides)
-    if attempt > 1:
-        reason = "from last.pt, the last whole epoch" if epochs_done else "no checkpoint yet: from the beginning"
-        # epoch is the one being trained (1-based); batch counts its batches that are done
-        since = clock.file_stamp(paths.last) if epochs_done else clock.file_stamp(paths.run_yaml)
-        talk.event("resumed", epoch=epochs_done + 1, batch=0, exact=False, reason=reason, since=since)
-    watch = Watch(trainer, talk, orders)
-    watch.attach()
-    if record.safety["clear_cache"]:
-        talk.event("cache_cleared", freed_bytes=memory.clear_cache(record.device), when="before training")
 
-    def continue_time(trainer: DetectionTrainer) -> None:
-        trainer.train_time_start -= seconds_before
+    def _refuse_nonfinite(self) -> None:
+        if (self.loss is not None and not self.loss.isfinite()) or not np.isfinite(self.fitness or 0.0):
+            raise NonFinite(f"loss {float(self.loss)} and fitness {self.fitness} at the end of epoch {self.epoch + 1}")
 
-    trainer.add_callback("on_train_start", continue_time)
-    try:
-        trainer.train()
-    except StopRequested:
-        return False
-    return True
+    def _save(self, validated: bool) -> bool:
+        """Write last.pt, and best.pt if this epoch's measures are the best."""
+        if validated or not self.args.val:
+            return bool(self.save_model())
+        fitness, self.fitness = self.fitness, float("-inf")  # an unmeasured epoch is never the best
+        try:
+            return bool(self.save_model())
+        finally:
+            self.fitness = fitness
+
+    def _line(self, batch: dict[str, Any]) -> str:
+        place = (f"{self.epoch + 1}/{self.epochs}", f"{self._get_memory():.3g}G")
+        numbers = (*self.tloss.values(), batch["cls"].shape[0], batch["img"].shape[-1])
+        return ("%11s" * 2 + "%11.4g" * len(numbers)) % (*place, *numbers)
+
+    def _finish(self) -> None:
+        with self.session.evaluating():
+            self.final_eval()
+        if self.args.plots:
+            self.plot_metrics()
+        self.run_callbacks("on_train_end")
+        self._clear_memory()
+        for loader in (self.train_loader, self.test_loader):
+            loader.close()
+
+    # -- continuing --------------------------------------------------------------------------------------------------
+
+    def _continue(self) -> Place:
+        """Put back the state the session found, if any; where to go on."""
+        found = self.session.found
+        if found.state is None:
+            if found.epochs_done:
+                self.order.from_the_beginning(found.epochs_done)
+            self.seconds_before = found.seconds
+            self.train_time_start -= self.seconds_before
+            return Place(self.start_epoch, 0, "train")
+        place = state.restore(self, found.state)
+        self.train_time_start -= self.seconds_before
+        if found.state["mosaic_closed"] and not self.mosaic_closed:
+            self.mosaic_closed = True
+            self._close_dataloader_mosaic()
+        start = found.state["order_start"]
+        if place.images >= self.images:
+            following = place.epoch + 1
+            resets = not self.mosaic_closed and following >= self.epochs - self.args.close_mosaic
+            self.order.after_pass(place.epoch, start, self.batch_size, resets)
+            if place.stage == "finished":
+                place = Place(following, 0, "train")
+        else:
+            self.order.continue_pass(place.epoch, start, place.images)
+        state.refill_mosaic_buffer(self.train_loader.dataset, found.state["mosaic_buffer"])
+        state.set_random_state(found.state["rng"], self.device)
+        found.state = None  # its tensors have been copied
+        return place
 
 
-def forget_rows_after(results: Path, epochs_done: int) -> float:
-    """Drop rows of epochs that no checkpoint holds, so that each epoch has one row; the training seconds so far."""
-    if not results.exists():
-        return 0.0
-
-    def keep(line: str) -> bool:
-        first = line.split(",")[0].strip()
-        return not first.isdigit() or int(first) <= epochs_done
-
-    durable.edit_lines(results, keep)
-    rows = status.read_rows(results)
-    return rows[-1].get("time", 0.0) if rows else 0.0
+def _unmeasured(row: dict[str, Any]) -> dict[str, Any]:
+    """A csv row of an epoch that was not validated: its measures are no numbers."""
+    return {key: math.nan if key.startswith(("metrics/", "val/")) else value for key, value in copy(row).items()}

@@ -47,8 +47,8 @@ def plan(settings: Any) -> str:
     """`yolov8s.pt, batch 2, imgsz 640, workers 0` from a plan; text stays text."""
     if not isinstance(settings, Mapping):
         return str(settings or "a plan that was not recorded")
-    known = [f"{key} {settings[key]}" if key != "model" else str(settings[key]) for key in PLAN_WORDS if key in settings]
-    return ", ".join(known) or _fields(settings) or "a plan that was not recorded"
+    known = [f"{key} {settings[key]}" for key in PLAN_WORDS if key in settings]
+    return ", ".join(known).removeprefix("model ") or _fields(settings) or "a plan that was not recorded"
 
 
 def plan_change(old: Any, new: Any) -> str:
@@ -140,7 +140,8 @@ def _snapshot(event: Event) -> str:
 def _cache_cleared(event: Event) -> str:
     freed = _number(event.get("freed_bytes"))
     when = f" ({str(event['when']).replace('_', ' ')})" if event.get("when") else ""
-    return f"Device cache cleared{when}" + ("" if freed is None else f": {human(freed)} freed" if freed else ": nothing to free")
+    result = "" if freed is None else f": {human(freed)} freed" if freed else ": nothing to free"
+    return f"Device cache cleared{when}{result}"
 
 
 def _attempt_ended(event: Event) -> str:
@@ -151,9 +152,8 @@ def _attempt_ended(event: Event) -> str:
 
 
 def _fallback(event: Event) -> str:
-    return f"Lighter plan{_where(event)}: {plan_change(event.get('from'), event.get('to'))}" + (
-        f", because {event['reason']}" if event.get("reason") else ""
-    )
+    reason = f", because {event['reason']}" if event.get("reason") else ""
+    return f"Lighter plan{_where(event)}: {plan_change(event.get('from'), event.get('to'))}{reason}"
 
 
 def _resumed(event: Event) -> str:
@@ -164,9 +164,9 @@ def _resumed(event: Event) -> str:
     if seconds:
         lost.append(f"{_span(seconds)} of work")
     lost_words = f"; {' and '.join(lost)} lost" if lost else "; nothing lost" if batches == 0 or seconds == 0 else ""
-    exact = {True: "exactly", False: "not exactly"}.get(event.get("exact"), "")  # type: ignore[arg-type]
+    exact = " exactly" if event.get("exact") is True else " not exactly" if event.get("exact") is False else ""
     reason = f" ({event['reason']})" if event.get("reason") else ""
-    return f"Continued{_where(event)}{' ' + exact if exact else ''}{reason}{lost_words}"
+    return f"Continued{_where(event)}{exact}{reason}{lost_words}"
 
 
 def _run_done(event: Event) -> str:

@@ -100,9 +100,9 @@ def run(paths: RunPaths, attempt: int, talk: Talk, orders: Orders, record: runfi
     """Train until done or stopped; the exit status. Every way out has last words, but for a kill."""
     try:
         talk.beat("start")
-        from rddkit import trainer
+        from rddkit import attempt as one
 
-        finished = trainer.train(paths, record, attempt, talk, orders)
+        finished = one.train(paths, record, attempt, talk, orders)
     except Exception as error:
         traceback.print_exc()
         talk.end("crash", f"{type(error).__name__}: {error}")
@@ -118,8 +118,8 @@ def main() -> int:
     faulthandler.enable()
     folder, attempt, fd = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     os.set_inheritable(fd, False)
+    offline.prepare_home()  # first: it reads the user's own settings, which the next line hides
     os.environ.update(offline.environment())
-    offline.prepare_home()
     paths = RunPaths(folder)
     record = runfile.read(paths.run_yaml)
     orders = Orders()

@@ -51,14 +51,10 @@ def frame(xml_size: tuple[int, int] | None, picture: Picture) -> tuple[Turn, lis
     if xml_size == (width, height):
         if orientation == 1 or (orientation > 4 and width != height):
             return _same, []
-        doubt = (
-            f"EXIF orientation {orientation}: the sizes cannot tell whether boxes were drawn before or after turning"
-        )
+        doubt = f"EXIF orientation {orientation}: sizes do not tell whether boxes were drawn before turning"
         return _same, [Finding(doubt, "boxes kept as drawn on the turned image; look at this one")]
     if xml_size is None:
-        return _same, [
-            Finding("XML gives no usable image size", f"corners read as pixels of the {width}x{height} image")
-        ]
+        return _same, [Finding("XML gives no image size", f"corners read as pixels of the {width}x{height} image")]
     said = f"XML says {xml_size[0]}x{xml_size[1]}, the image is {width}x{height}"
     if orientation > 4 and xml_size == (height, width):
         return _turned(orientation, *xml_size), [Finding(f"{said} by EXIF orientation {orientation}", "boxes turned")]
@@ -85,11 +81,9 @@ def _fit_one(box: Box, turn: Turn, picture: Picture) -> tuple[Box | None, Findin
     if x2 - x1 < SMALLEST or y2 - y1 < SMALLEST:
         return None, Finding(f"{_words(box)} has no area", "box dropped")
     if inside.x2 - inside.x1 < SMALLEST or inside.y2 - inside.y1 < SMALLEST:
-        return None, Finding(f"{_words(box)} lies outside the {picture.width}x{picture.height} image", "box dropped")
+        return None, Finding(f"{_words(box)} lies outside the image", "box dropped")
     if inside[1:] != (x1, y1, x2, y2):
-        return inside, Finding(
-            f"{_words(box)} reaches outside the {picture.width}x{picture.height} image", "box clipped"
-        )
+        return inside, Finding(f"{_words(box)} reaches outside the image", "box clipped")
     if box.x1 > box.x2 or box.y1 > box.y2:
         return inside, Finding(f"{_words(box)} has swapped corners", "corners put in order")
     if any(value % 1 for value in box[1:]):
@@ -106,7 +100,7 @@ def _same(x: float, y: float) -> Point:
 
 
 def _turned(orientation: int, width: int, height: int) -> Turn:
-    """From pixels of the stored `width` x `height` image to the one turned by EXIF orientation 5-8 (EXIF 2.32, 4.6.4)."""
+    """From pixels of the stored `width` x `height` image to those of the image turned by EXIF orientation 5-8."""
     turns: dict[int, Turn] = {
         5: lambda x, y: (y, x),
         6: lambda x, y: (height - y, x),

@@ -57,7 +57,7 @@ def read_data_yaml(data_yaml: Path) -> DataYaml:
 
 
 def split_images(data: DataYaml, split: str) -> list[Path]:
-    """The image paths of a split, sorted, from folders and list files as Ultralytics reads them; DatasetError if none."""
+    """The image paths of a split, sorted, from folders and list files as Ultralytics reads them; or DatasetError."""
     found: list[Path] = []
     for entry in data.splits.get(split, []):
         if entry.is_dir():

@@ -27,7 +27,7 @@ COLUMNS = ("image", "split", "domain", "boxes", "source")
 
 
 def check_places(raw: Path, out: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse, before anything is written, a RAW that is no folder and an OUT that is not ours to fill (DatasetError)."""
+    """Refuse by DatasetError, before anything is written, a RAW that is no folder and an OUT not ours to fill."""
     if not raw.is_dir():
         raise DatasetError(f"no folder {raw}; name the one that holds the countries (try one with: rddkit sample DIR)")
     inside = out.resolve()
@@ -43,14 +43,11 @@ def check_places(raw: Path, out: Path, settings: Mapping[str, Any]) -> None:
         before = json.loads((out / MARKER).read_text(encoding="utf-8"))
     except ValueError:
         before = {}
-    changed = [key for key in settings if not isinstance(before, dict) or before.get(key) != settings[key]]
+    before = before if isinstance(before, dict) else {}
+    changed = [key for key in settings if before.get(key) != settings[key]]
     if changed:
-        told = (
-            ", ".join(f"{key} {before.get(key)!r} -> {settings[key]!r}" for key in changed) if before else "unreadable"
-        )
-        raise DatasetError(
-            f"{out} was prepared with other settings ({told}); choose another folder, or delete this one"
-        )
+        told = ", ".join(f"{key} {before.get(key)!r}, now {settings[key]!r}" for key in changed)
+        raise DatasetError(f"{out} was prepared with other settings ({told}); choose another folder or delete that one")
 
 
 def claim(out: Path, settings: Mapping[str, Any]) -> None:
@@ -102,7 +99,7 @@ def label_path(out: Path, part: str, image: str) -> Path:
 
 
 def put(path: Path, text: str) -> None:
-    """Make `path` hold `text`: whole or not at all; untouched (its time too, which caches look at) where it does already."""
+    """Make `path` hold `text`, whole or not at all; where it does already, its time, which caches look at, stays."""
     with contextlib.suppress(OSError):
         if not path.is_symlink() and path.read_bytes() == text.encode():
             return
@@ -120,14 +117,7 @@ def place(source: Path, target: Path, copy: bool) -> str:
         return now
     beside = target.with_name(f"{target.name}.{os.getpid()}{durable.TEMPORARY}")
     beside.unlink(missing_ok=True)
-    how = "copied"
-    if not copy:
-        for how, link in (("symlink", os.symlink), ("hardlink", os.link), ("copied", None)):
-            if link is None:
-                break
-            with contextlib.suppress(OSError, NotImplementedError):
-                link(source, beside)
-                break
+    how = "copied" if copy else _link(source, beside)
     if how == "copied":
         try:
             shutil.copy2(source, beside)
@@ -136,6 +126,15 @@ def place(source: Path, target: Path, copy: bool) -> str:
             raise DatasetError(f"cannot copy {source} to {target.parent}: {error.strerror}") from error
     os.replace(beside, target)
     return how
+
+
+def _link(source: Path, target: Path) -> str:
+    """Link `target` to `source` by the first way that works, and which; `copied` says a copy has to be made."""
+    for how, link in (("symlink", os.symlink), ("hardlink", os.link)):
+        with contextlib.suppress(OSError, NotImplementedError):
+            link(source, target)
+            return how
+    return "copied"
 
 
 def _kind(source: Path, target: Path) -> str:

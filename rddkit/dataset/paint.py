@@ -43,14 +43,9 @@ def _alligator(road: Road, area: Rectangle) -> Floats:
     x1, y1, x2, y2 = area
     columns, rows = 6, max(3, round(6 * (y2 - y1) / (x2 - x1)))
     jitter = road.rng.uniform(-0.33, 0.33, (rows, columns, 2))
+    cell_x, cell_y = (x2 - x1) / columns, (y2 - y1) / rows
     knots = [
-        [
-            (
-                x1 + (c + 0.5 + jitter[r, c, 0]) * (x2 - x1) / columns,
-                y1 + (r + 0.5 + jitter[r, c, 1]) * (y2 - y1) / rows,
-            )
-            for c in range(columns)
-        ]
+        [(x1 + (c + 0.5 + jitter[r, c, 0]) * cell_x, y1 + (r + 0.5 + jitter[r, c, 1]) * cell_y) for c in range(columns)]
         for r in range(rows)
     ]
     pieces: list[Polyline] = []

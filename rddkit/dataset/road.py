@@ -1,4 +1,4 @@
-"""Paint the road of the synthetic sample: asphalt, surroundings, lane markings; pure functions of a random generator."""
+"""Paint the road of the synthetic sample: asphalt, surroundings, lane markings; all from one generator."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Road:
         self.pixels *= 1 - strength * mask[..., None]
 
     def place(self, size: tuple[float, float]) -> Rectangle | None:
-        """A free rectangle of about `size` on the road, or None after some tries."""
+        """A free rectangle on the road of about `size`, smaller where it is crowded; None if there is no room."""
         low = 0.04 if self.from_above else HORIZON + 0.12
-        for _ in range(40):
-            scale = self.rng.uniform(0.85, 1.15)
+        for smaller in np.linspace(1, 0.5, 60):
+            scale = self.rng.uniform(0.85, 1.15) * smaller
             w, h = size[0] * scale, size[1] * scale
             y1 = self.rng.uniform(low * self.height, max(low * self.height + 1, 0.97 * self.height - h))
             left, right = self.edges(y1 + 0.3 * h)

@@ -1,0 +1,128 @@
+"""Is a supervised run the same as a plain one, bit for bit, killed or not?
+
+For each model: plain Ultralytics, our loop uninterrupted, and a supervised run killed with SIGKILL again and again; every
+tensor and every csv row is compared. `python benchmarks/parity.py --models yolov8n yolo11n yolo26n --kills 20`
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from rddkit import Run, dataset, status
+from rddkit.journal import read_events
+
+HERE = Path(__file__).resolve().parent.parent
+RECIPES = {
+    "yolov8n": {"optimizer": "SGD", "cos_lr": True},
+    "yolo11n": {"optimizer": "AdamW", "lr0": 0.001, "cos_lr": False},
+    "yolo26n": {"optimizer": "SGD", "cos_lr": True},
+}
+BASE = {"imgsz": 64, "batch": 2, "workers": 0, "seed": 42, "device": "cpu", "plots": False, "nbs": 64}
+BASE |= {"close_mosaic": 2, "warmup_epochs": 1.0, "epochs": 6, "patience": 50}
+KILL_POINTS = ("batch", "snapshot_write", "snapshot_renamed", "validated", "before_csv_row", "csv_row", "checkpoint")
+
+
+def once(kind: str, folder: Path, args: dict[str, object]) -> None:
+    words = [f"{key}={value}" for key, value in args.items()]
+    command = [sys.executable, str(HERE / "tests/faults/train_once.py"), kind, str(folder), *words]
+    subprocess.run(command, check=True, cwd=HERE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def equal_tensors(one: Path, other: Path) -> str:
+    """`355 of 355`: the tensors of two saved states, or two checkpoints, that are equal to the bit."""
+    first, second = (torch.load(path, map_location="cpu", weights_only=False) for path in (one, other))
+    if "model" in first and hasattr(first["model"], "state_dict"):
+        first, second = first["model"].state_dict(), second["model"].state_dict()
+    same = sum(key in second and torch.equal(value, second[key]) for key, value in first.items())
+    return f"{same} of {len(first)}"
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "results.csv", newline="") as file:
+        return [{k.strip(): v for k, v in row.items() if k.strip() != "time"} for row in csv.DictReader(file)]
+
+
+def killed(folder: Path, args: dict[str, object], kills: int, seed: int) -> list[str]:
+    """A supervised run with `kills` real SIGKILLs: named places first, random instants after; what was killed where."""
+    rng = random.Random(seed)
+    named = [f"{n}:{point}@{rng.randint(1, 3)}" for n, point in enumerate(KILL_POINTS, 1)]
+    named = named[: kills // 2]
+    safety = folder.parent / f"{folder.name}-safety.yaml"
+    safety.write_text("snapshot_seconds: 1.0\nretries: 100\nbackoff_seconds: 0.0\n")
+    os.environ["RDDKIT_KILL"] = ",".join(named)
+    (folder.parent / f"{folder.name}.yaml").write_text("\n".join(f"{k}: {v}" for k, v in args.items()))
+    run = Run.create(
+        folder.parent / f"{folder.name}.yaml", safety=safety, project=str(folder.parent), name=folder.name
+    ).start()
+    os.environ.pop("RDDKIT_KILL")
+    story: list[str] = []
+    while run.is_alive():
+        time.sleep(rng.uniform(5.5, 12.0))
+        ended = [event for event in run.events() if event["event"] == "attempt_ended"]
+        pid = run.status().worker_pid
+        if len(ended) >= len(named) and len(story) < kills - len(named) and pid and run.is_alive():
+            progress = status.read_progress(run.paths.progress)
+            story.append(f"{progress['phase']} {progress['epoch']}.{progress['batch']}")
+            os.kill(pid, 9)
+    run.wait()
+    return named + story
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=list(RECIPES))
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--keep", type=Path)
+    words = parser.parse_args()
+    base = words.keep or Path(tempfile.mkdtemp(prefix="parity-"))
+    base.mkdir(parents=True, exist_ok=True)
+    dataset.write_sample(base / "raw", images=words.images)
+    dataset.prepare(base / "raw", base / "data")
+    table = Table("model", "our loop = plain", "callbacks", "killed = plain (last.pt)", "rows", "attempts", "exact")
+    good = True
+    for model in words.models:
+        args = {**BASE, **RECIPES.get(model, {}), "epochs": words.epochs, "model": f"{model}.yaml"}
+        args["data"] = str(base / "data" / "rdd2022.yaml")
+        plain, ours, dead = base / f"{model}-plain", base / f"{model}-ours", base / f"{model}-killed"
+        for folder in (plain, ours, dead):
+            shutil.rmtree(folder, ignore_errors=True)
+        once("plain", plain, args)
+        once("ours", ours, args)
+        whole = equal_tensors(plain / "ema.pt", ours / "ema.pt")
+        names = [json.loads((folder / "callbacks.json").read_text()) for folder in (plain, ours)]
+        line = [model, whole, "equal" if names[0] == names[1] else "DIFFER"]
+        if words.kills:
+            story = killed(dead, args, words.kills, seed=7)
+            events = read_events(dead / "events.jsonl")
+            resumed = [event for event in events if event["event"] == "resumed"]
+            ends = [event["cause"] for event in events if event["event"] == "attempt_ended"]
+            same = equal_tensors(plain / "weights/last.pt", dead / "weights/last.pt")
+            exact = sum(bool(event["exact"]) for event in resumed)
+            equal = "equal" if rows(plain) == rows(dead) else "DIFFER"
+            line += [same, equal, f"{len(ends)}: {ends.count('killed')} killed", f"{exact} of {len(resumed)}"]
+            print(model, "killed at:", ", ".join(story), file=sys.stderr)
+            good &= equal == "equal" and len(set(same.split(" of "))) == 1
+        good &= names[0] == names[1] and len(set(whole.split(" of "))) == 1
+        table.add_row(*line)
+    Console(width=140).print(table)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

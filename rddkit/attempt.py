@@ -1,0 +1,195 @@
+"""One attempt: find what to continue from, choose the loop, train, and say honestly how exact the resume was."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+import ultralytics.utils.torch_utils as torch_utils
+from ultralytics.data.base import BaseDataset
+from ultralytics.data.build import InfiniteDataLoader, _RepeatSampler
+from ultralytics.engine.trainer import BaseTrainer
+
+from rddkit import clock, durable, faults, memory, status
+from rddkit.exactness import Exactness, judge, loop_for
+from rddkit.paths import RunPaths
+from rddkit.runfile import RunFile
+from rddkit.session import Found, Orders, Session, StopRequested, Talk
+from rddkit.snapshot import Store
+from rddkit.trainer import RoadDamageTrainer, WholeCheckpoints
+from rddkit.watch import Watch
+
+# What our loop mirrors or reaches into, as it was in the Ultralytics (8.4.190) that the parity tests passed on.
+MIRRORED: dict[str, Any] = {
+    "BaseTrainer._do_train": BaseTrainer._do_train,
+    "BaseTrainer.final_eval": BaseTrainer.final_eval,
+    "BaseTrainer._setup_train": BaseTrainer._setup_train,
+    "BaseTrainer._close_dataloader_mosaic": BaseTrainer._close_dataloader_mosaic,
+    "InfiniteDataLoader": InfiniteDataLoader,
+    "_RepeatSampler": _RepeatSampler,
+    "BaseDataset.load_image": BaseDataset.load_image,
+}
+SOURCES = {
+    "BaseTrainer._do_train": "87a635e3bfc4fd3f",
+    "BaseTrainer.final_eval": "398e74e935f34789",
+    "BaseTrainer._setup_train": "aecd0c111afe4314",
+    "BaseTrainer._close_dataloader_mosaic": "ee5b6df05c4167d6",
+    "InfiniteDataLoader": "7b232ee7c2d3e888",
+    "_RepeatSampler": "2582f0c6ead5b2f2",
+    "BaseDataset.load_image": "088d1a203d122cdd",
+}
+
+
+def source_hash(thing: Any) -> str:
+    """The first 16 hex digits of the SHA-256 of a function's or class's source."""
+    return hashlib.sha256(inspect.getsource(thing).encode()).hexdigest()[:16]
+
+
+def changed_sources() -> list[str]:
+    """The mirrored functions that are not as they were when parity was shown."""
+    return [name for name, thing in MIRRORED.items() if source_hash(thing) != SOURCES.get(name)]
+
+
+def fix_threads(threads: int) -> None:
+    """Use this many CPU threads: Ultralytics sets cores - 1 whatever the environment says, and bits depend on it."""
+    torch_utils.NUM_THREADS = threads
+    torch.set_num_threads(threads)
+
+
+def ultralytics_device(device: str) -> str:
+    """The device in Ultralytics' own words: `cuda` and `cuda:0` are plain numbers there."""
+    return device.removeprefix("cuda:") if device != "cuda" else "0"
+
+
+def arguments(paths: RunPaths, record: RunFile) -> dict[str, Any]:
+    """The Ultralytics arguments of an attempt: what was asked, under the plan, in this folder."""
+    plan = {key: value for key, value in record.plan.items() if not key.startswith("val_")}
+    return {
+        **record.config,
+        **plan,
+        "device": ultralytics_device(record.device),
+        "project": str(paths.folder.parent),
+        "name": paths.name,
+        "exist_ok": True,
+        "save_dir": str(paths.folder),
+    }
+
+
+def checkpoint_epochs(last: Path) -> int:
+    """Whole epochs in a checkpoint; -1 for one that a finished training stripped; 0 where there is none to resume."""
+    if not last.exists():
+        return 0
+    try:
+        checkpoint = torch.load(last, map_location="cpu", weights_only=False)  # written by this run's own worker
+        return int(checkpoint["epoch"]) + 1 if checkpoint.get("epoch", -1) >= 0 else -1
+    except Exception as error:
+        print(f"{last} cannot be read ({error})")
+        return 0
+
+
+def find(paths: RunPaths, store: Store, say: Any, exact_loop: bool) -> Found:
+    """The newest snapshot that verifies, else last.pt, else nothing; what is passed over is said."""
+    newest = store.newest(say) if exact_loop else None
+    if newest:
+        return Found(state=newest[0], path=newest[1])
+    epochs_done = checkpoint_epochs(paths.last)
+    return Found(path=paths.last, epochs_done=epochs_done) if epochs_done else Found()
+
+
+def forget_rows_after(results: Path, epochs_done: int) -> float:
+    """Drop the rows of epochs that the state continued from does not hold; the training seconds until then."""
+    if not results.exists():
+        return 0.0
+
+    def keep(line: str) -> bool:
+        first = line.split(",")[0].strip()
+        return not first.isdigit() or int(first) <= epochs_done
+
+    durable.edit_lines(results, keep)
+    rows = status.read_rows(results)
+    return rows[-1].get("time", 0.0) if rows else 0.0
+
+
+def environment(record: RunFile) -> dict[str, Any]:
+    """What the bits of a result depend on besides the state; kept with each snapshot."""
+    return {
+        "device": record.device,
+        "threads": record.threads,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "torch": str(torch.__version__),
+        "batch": record.plan["batch"],
+        "imgsz": record.plan["imgsz"],
+        "workers": record.plan["workers"],
+    }
+
+
+class KeepingStore(Store):
+    """A store that writes the environment into each snapshot, for the next attempt to compare."""
+
+    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+        super().__init__(folder)
+        self.about = about
+
+    def take(self, state: dict[str, Any], epoch: int, batch: int, end: bool) -> Any:
+        return super().take({**state, "environment": self.about, "t": clock.stamp()}, epoch, batch, end)
+
+
+def tell_resumed(talk: Talk, paths: RunPaths, found: Found, exactness: Exactness) -> None:
+    """Tell the journal where an attempt continues: epoch 1-based, and its batches that are done."""
+    if found.state is not None:
+        place, batch = found.state["place"], found.state["batch"]
+        finished = place["stage"] == "finished"
+        epoch = place["epoch"] + (2 if finished else 1)
+        done = 0 if finished else -(-place["images"] // batch)
+        since = found.state["t"]
+    else:
+        epoch, done = max(found.epochs_done, 0) + 1, 0
+        since = clock.file_stamp(found.path or paths.run_yaml)
+    source = found.path.name if found.path else "the beginning"
+    talk.event(
+        "resumed", epoch=epoch, batch=done, exact=exactness.exact, reason=exactness.reason, source=source, since=since
+    )
+
+
+def train(paths: RunPaths, record: RunFile, attempt: int, talk: Talk, orders: Orders) -> bool:
+    """Train one attempt to the end; False if it was asked to stop before."""
+    faults.begin(attempt)
+    fix_threads(record.threads)
+    loop = loop_for(arguments(paths, record), changed_sources())
+    exact_loop = loop.exact
+    about = environment(record)
+    store = KeepingStore(paths.snapshots, about)
+    store.clear_leftovers()
+    passed_over: list[str] = []
+    found = find(paths, store, passed_over.append, exact_loop)
+    for text in passed_over:
+        print(text)
+    overrides = arguments(paths, record)
+    if found.epochs_done < 0:  # stripped: training is over; only the report is missing
+        return True
+    if found.state is None and found.epochs_done:
+        overrides["resume"] = str(paths.last)
+    place = found.state["place"] if found.state else None
+    rows = found.epochs_done if place is None else place["epoch"] + (1 if place["stage"] == "finished" else 0)
+    if attempt > 1:
+        tell_resumed(talk, paths, found, judge(found.state, found.epochs_done, about, loop, passed_over))
+    session = Session(store, talk, orders, found, record.safety)
+    session.validation.batch = record.plan.get("val_batch")
+    session.validation.imgsz = record.plan.get("val_imgsz")
+    kind = RoadDamageTrainer if exact_loop else WholeCheckpoints
+    trainer = kind(overrides, session)
+    found.seconds = forget_rows_after(paths.results_csv, rows)
+    watch = Watch(trainer, session, leaves=not exact_loop)
+    watch.batch = place["images"] // record.plan["batch"] if place and place["stage"] != "finished" else 0
+    watch.attach()
+    if record.safety["clear_cache"]:
+        talk.event("cache_cleared", freed_bytes=memory.clear_cache(record.device), when="before training")
+    try:
+        trainer.train()
+    except StopRequested:
+        return False
+    store.remove()
+    return True

@@ -1,0 +1,259 @@
+"""What the notebooks call: a run started where somebody watches or nobody does, and what to show of it.
+
+Light like everything a kernel holds: torch is asked in child processes only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from IPython import display as ipython
+from IPython.core.getipython import get_ipython
+
+from rddkit import clock, config, dataset, exhibits, paths, start, status, supervisor, words
+from rddkit.config import ConfigError
+from rddkit.parameters import check_parameters as check_parameters  # for the notebooks
+from rddkit.parameters import parse_overrides
+from rddkit.records import METRICS, Records, best
+from rddkit.run import Run, look_at_devices
+
+REFRESH_SECONDS = 2.0
+LOG_BYTES = 800
+TOLD = ("epoch", "resumed", "attempt_ended", "fallback", "guard_stop", "run_stopped", "run_failed", "run_done")
+_show: Any = ipython.display  # IPython's functions have no types
+_image: Any = ipython.Image
+_watchers: dict[Path, asyncio.Task[None]] = {}
+
+
+class NotDone(RuntimeError):
+    """A headless training that did not finish; the text has its exit code and the way on."""
+
+
+def is_headless() -> bool:
+    """Whether nobody watches this kernel: papermill, nbconvert, a script.
+
+    Every execute request says whether its frontend can ask a person (`allow_stdin`, Jupyter's messaging protocol).
+    JupyterLab, VS Code and Colab can; nbclient, on which papermill and nbconvert stand, says that it cannot. No
+    environment variable tells as much: a kernel started from a terminal within JupyterLab inherits Lab's.
+    """
+    kernel = getattr(get_ipython(), "kernel", None)
+    if kernel is None:
+        return True
+    return not kernel.get_parent("shell").get("content", {}).get("allow_stdin", False)
+
+
+# -- a run's settings --------------------------------------------------------------------------------------------------
+
+
+def create_run(config: str, overrides: Any = None, **settings: Any) -> Run:
+    """The run that the same words on the command line would make; see `Run.create`.
+
+    `overrides` holds any other Ultralytics arguments, as a dict or as typed: `"lr0=0.01 plots=False"`.
+    """
+    return Run.create(config, **_as_typed(settings), **parse_overrides(overrides))
+
+
+def _as_typed(settings: dict[str, Any]) -> dict[str, Any]:
+    # papermill makes a number of `-p device 0`; the command line keeps it as text
+    return {key: str(value) if key == "device" and value is not None else value for key, value in settings.items()}
+
+
+# -- what is there -----------------------------------------------------------------------------------------------------
+
+
+def find_dataset(config_file: str, overrides: Any = None, raw: str | None = None) -> Path | None:
+    """The YAML file of the settings' data set, prepared from the folder `raw` first if that is given.
+
+    None if it is not there; what to run is printed.
+    """
+    path = Path(config.load_config(config_file, parse_overrides(overrides)).args["data"])
+    if raw is not None:
+        if path.name != "rdd2022.yaml":
+            raise ConfigError(f"prepare writes rdd2022.yaml, the settings name {path}; give data=FOLDER/rdd2022.yaml")
+        dataset.prepare(raw, path.parent)
+    try:
+        return Path(config.find_data(str(path)))
+    except ConfigError as error:
+        print(error)
+        return None
+
+
+def show_audit(data: Path | None) -> None:
+    """What the data set holds, from the audit.json that `rddkit prepare` wrote beside it."""
+    if data is None:
+        print("No data set yet: the text above says how to make one; then run this notebook again.")
+    elif (audit := data.with_name("audit.json")).is_file():
+        print(dataset.summary(json.loads(audit.read_text(encoding="utf-8"))))
+    else:
+        print(f"no audit.json beside {data}: the set was not made by rddkit prepare, or that was interrupted")
+
+
+def show_boxes(data: Path | None, split: str = "train", images: int = 9) -> None:
+    """Some labelled images in one picture, each box with its class by name; the classes take turns."""
+    if data is None:
+        print("No data set, no pictures.")
+        return
+    classes = list(dataset.read_data_yaml(data).names.values())
+    sheet = exhibits.draw_boxes(dataset.labelled_images(data, split, limit=images), classes)
+    content = io.BytesIO()
+    sheet.save(content, "JPEG", quality=80)
+    _show(_image(data=content.getvalue(), format="jpeg", alt=f"labelled images of {data.parent.name}/{split}"))
+
+
+def show_plan(settings: Mapping[str, Any]) -> None:
+    """What a training with these parameters will do, in words, and what is still missing for it."""
+    named = {key: value for key, value in settings.items() if key not in ("config", "overrides", "raw")}
+    more = parse_overrides(settings.get("overrides"))
+    args = config.load_config(settings.get("config"), {**_as_typed(named), **more}).args
+    value = {key: args.get(key, kind.default) for key, kind in config.known_arguments().items()}
+    device, why = start.choose_device(args.get("device"), look_at_devices())
+    batch, together = value["batch"], max(1, round(value["nbs"] / value["batch"]))
+    folder = Path(args["project"]) / str(args["name"])
+    rows = [
+        ("model", args["model"], _missing(config.find_model, args["model"]) or "ready"),
+        ("data", args["data"], _missing(config.find_data, args["data"]) or _images(Path(args["data"]), batch)),
+        ("batch", f"{batch} x {together} = {batch * together}", "images at once x batches added up for a step"),
+        ("image size", f"{value['imgsz']} pixels", "the longer side, in training and validation"),
+        ("workers", value["workers"], "loader processes; 0, in the training process, takes the least memory"),
+        ("epochs", value["epochs"], f"ends sooner after {value['patience']} epochs without a better result"),
+        ("device", device, why),
+        ("run folder", folder, _standing(folder)),
+    ]
+    show_table(rows, ("", "plan", "which means"))
+
+
+def _missing(find: Any, asked: str) -> str:
+    try:
+        find(asked)
+    except ConfigError as error:
+        return f"MISSING: {error}"
+    return ""
+
+
+def _images(data: Path, batch: int) -> str:
+    described = dataset.read_data_yaml(data)
+    train, val = (len(dataset.split_images(described, split)) for split in ("train", "val"))
+    return f"{train} images to train on, {-(-train // batch)} batches an epoch; {val} to validate on"
+
+
+def _standing(folder: Path) -> str:
+    there = paths.RunPaths(folder)
+    return status.read_status(there).sentence if there.run_yaml.is_file() else "new; nothing is overwritten"
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+def train(run: Run) -> None:
+    """Start or continue a run.
+
+    Watched, in the background: the kernel stays free, and the line below the cell keeps up. Headless, attached: a line
+    an epoch, and NotDone at the end of a run that is not done, so that the notebook fails.
+    """
+    print(run.decision.message)
+    for key, choice in (run.record.choices if run.record else {}).items():
+        print(f"{key}: {choice['value']} ({choice['reason']})")
+    if is_headless():
+        _attend(run)
+    else:
+        if run.status().state != "running":
+            run.start(detach=True)
+        watch(run)
+
+
+def _attend(run: Run) -> None:
+    run.start()
+    for news in run.follow():
+        if isinstance(news, dict) and news["event"] in TOLD:
+            print(f"{_at(news)}  {words.describe(news)}", flush=True)
+    code = run.wait()
+    if code:
+        raise NotDone(not_done(run, code))
+
+
+def not_done(run: Run, code: int) -> str:
+    """The text of NotDone: how the run stands, its last log lines if it failed, its exit code, and the next command."""
+    now = run.status()
+    told = f"the run {run.name!r} ended with exit code {code}. {now.sentence}"
+    if now.state == "failed":
+        log = run.paths.log(now.attempt)
+        told += f"\nLast lines of {log}:\n{supervisor.log_tail(log, LOG_BYTES)}"
+    way = "mend that, then" if now.state == "failed" else "to continue,"
+    told += f"\nNext: {way} run this notebook again with the same parameters, or rddkit train with the same settings."
+    return f"{told}\npapermill only says 0 or 1; this run's own exit code: rddkit status {run.name} --exit-code"
+
+
+def watch(run: Run) -> None:
+    """Show how a run stands, below this cell, until it ends; from a background task: other cells run meanwhile."""
+    handle = _show(_progress(run), raw=True, display_id=True)
+    before = _watchers.pop(run.folder, None)
+    if before is not None:
+        before.cancel()
+    _watchers[run.folder] = asyncio.get_running_loop().create_task(_refresh(run, handle))
+
+
+async def _refresh(run: Run, handle: Any) -> None:
+    while run.is_alive():
+        handle.update(_progress(run), raw=True)
+        await asyncio.sleep(REFRESH_SECONDS)
+    handle.update(_progress(run), raw=True)
+
+
+def _progress(run: Run) -> dict[str, str]:
+    now = run.status()
+    told = [event for event in run.events() if event["event"] in TOLD]
+    lines = [now.sentence, *(f"{_at(event)}  {words.describe(event)}" for event in told[-3:])]
+    epochs_done = now.epoch - 1 + (now.batch / now.batches if now.batches else 0)
+    share = 1.0 if now.state == "done" else max(0.0, epochs_done / now.epochs) if now.epochs else 0.0
+    bar = f'<progress value="{share:.4f}" max="1" style="width: 30em"></progress> {share:.0%}'
+    return {"text/plain": "\n".join(lines), "text/html": "<br>".join([bar, *map(html.escape, lines)])}
+
+
+# -- reading the result ------------------------------------------------------------------------------------------------
+
+
+def show_metrics(told: Records) -> None:
+    """The newest and the best value of each metric on the validation images."""
+    if not len(told.results):
+        print("No epoch is done yet: the first numbers come after its validation.")
+        return
+    newest = told.results.iloc[-1]
+    rows = []
+    for column, name in METRICS.items():
+        if (top := best(told.results, column)) is not None:
+            rows.append((name, f"{newest[column]:.3f}", f"{top.value:.3f}", top.epoch))
+    show_table(rows, ("on the validation images", f"epoch {newest['epoch']:.0f}", "best", "of epoch"))
+
+
+def show_events(told: Records, most: int = 30) -> None:
+    """The journal in plain words, the newest `most` events; where there are more, the routine ones are left out."""
+    events = told.events
+    if len(events) > most:
+        events = [event for event in events if not words.is_routine(event)]
+    if len(events) < len(told.events) or len(events) > most:
+        print(f"{min(most, len(events))} of {len(told.events)} events; all of them: {told.paths.report_html}")
+    rows = [(_at(event), event.get("attempt", ""), words.describe(event)) for event in events[-most:]]
+    show_table(rows, ("local time", "attempt", "what happened"))
+
+
+def show_notes(told: Records) -> None:
+    """What of the run's files could not be read, in plain words."""
+    print("\n".join(told.notes) or "Every file of the run could be read.")
+
+
+def _at(event: Mapping[str, Any]) -> str:
+    try:
+        return clock.parse_stamp(str(event.get("t"))).astimezone().strftime("%d %b %H:%M:%S")
+    except ValueError:
+        return "at an unknown time"
+
+
+def show_table(rows: Iterable[Sequence[Any]], columns: Sequence[str]) -> None:
+    """A table in a notebook, readable as plain text too."""
+    _show(exhibits.table(rows, columns), raw=True)

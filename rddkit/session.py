@@ -1,0 +1,181 @@
+"""What goes on around training in one attempt: news, orders, snapshots when they are due, and leaving when asked."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rddkit import clock, snapshot, state
+from rddkit.snapshot import Place, Store
+
+# A due snapshot waits for the next optimizer step, when no gradients are held; no longer than this.
+WAIT_FOR_STEP_SECONDS = 30.0
+
+
+class StopRequested(Exception):
+    """Raised between batches to leave training with everything on disk."""
+
+
+class NonFinite(RuntimeError):
+    """Loss or fitness is not a number; what led here must not be kept."""
+
+
+class Talk(Protocol):
+    """Where news of training goes (the worker's pipe; a list in tests)."""
+
+    def beat(self, phase: str, **where: Any) -> None: ...
+
+    def event(self, event: str, **fields: Any) -> None: ...
+
+
+class Orders(Protocol):
+    """What is asked of training meanwhile."""
+
+    stop: str | None
+    snapshot: bool
+
+
+@dataclass
+class Validation:
+    """The batch and image size of validation where they are not what Ultralytics would take."""
+
+    batch: int | None = None
+    imgsz: int | None = None
+
+
+@dataclass
+class Found:
+    """What an attempt continues from: a snapshot's state, or whole epochs in last.pt, or nothing."""
+
+    state: dict[str, Any] | None = None
+    path: Path | None = None
+    epochs_done: int = 0
+    seconds: float = 0.0
+
+
+class Session:
+    """One attempt's dealings with the world around it; the loop calls it at the few places that matter."""
+
+    def __init__(self, store: Store, talk: Talk, orders: Orders, found: Found, safety: dict[str, Any]) -> None:
+        self.store, self.talk, self.orders, self.found = store, talk, orders, found
+        self.safety = safety
+        self.validation = Validation()
+        self.val_period = int(safety["val_period"])
+        self.taken: Path | None = None
+        self.taken_at = clock.monotonic()
+        self.cost = self.size = 0
+        self.seconds, self.why = snapshot.interval(0.0, 0, safety["snapshot_seconds"], safety["snapshot_daily_bytes"])
+        self.stage = store.stage(found.path) if found.path and found.state else {}
+        self.end_of_epoch = found.path if found.state and found.state["place"]["stage"] == "trained" else None
+        self.pending: tuple[Any, Place, dict[str, Any]] | None = None
+        self.overhead = 0.0
+
+    # -- called by the loop --------------------------------------------------------------------------------------------
+
+    def after_batch(self, trainer: Any, place: Place, stepped: bool) -> None:
+        """Take a snapshot if one is due or asked for; leave if asked to."""
+        began = clock.monotonic()
+        over = began - self.taken_at - self.seconds
+        due = over >= 0 and (stepped or over > WAIT_FOR_STEP_SECONDS)
+        if self.orders.stop or self.orders.snapshot or due:
+            self.take(trainer, place, state.random_state(trainer.device))
+        self.overhead += clock.monotonic() - began
+        self.heed()
+
+    def at_epoch_end(self, trainer: Any, place: Place, last: bool) -> None:
+        """Before validation: a snapshot if half the interval has passed, and always after the last epoch's training."""
+        self.end_of_epoch = self.end_of_epoch if self.stage else None
+        if self.stage.get("epoch") == place.epoch:
+            return
+        half = clock.monotonic() - self.taken_at >= self.seconds / 2
+        if last or half or self.orders.stop or self.orders.snapshot:
+            self.end_of_epoch = self.take(trainer, place, state.random_state(trainer.device))
+        self.heed()
+
+    def between_epochs(self, trainer: Any, place: Place) -> None:
+        """After an epoch's checkpoint: a snapshot if half the interval has passed."""
+        self.stage, self.end_of_epoch = {}, None
+        half = clock.monotonic() - self.taken_at >= self.seconds / 2
+        if half or self.orders.stop or self.orders.snapshot:
+            self.take(trainer, place, state.random_state(trainer.device))
+        self.heed()
+
+    @contextlib.contextmanager
+    def validating(self, trainer: Any, place: Place) -> Iterator[None]:
+        """While validation runs, a stop keeps the state from before it."""
+        self.pending = (trainer, place, state.random_state(trainer.device))
+        try:
+            yield
+        finally:
+            self.pending = None
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The final evaluation changes nothing that a snapshot holds; the last one is there to come back to."""
+        yield
+
+    def during_validation(self) -> None:
+        """Between two batches of a validation: leave if asked, the training state kept."""
+        if self.pending and (self.orders.stop or self.orders.snapshot):
+            trainer, place, rng = self.pending
+            if self.end_of_epoch is None:
+                self.end_of_epoch = self.take(trainer, place, rng)
+            self.orders.snapshot = False
+        self.heed()
+
+    def take_stage(self, trainer: Any) -> bool:
+        """Take over the measures of a validation that a kill came after; whether there were any for this epoch."""
+        if self.stage.get("epoch") != trainer.epoch:
+            return False
+        trainer.metrics, trainer.fitness = self.stage["metrics"], self.stage["fitness"]
+        trainer.best_fitness = self.stage["best_fitness"]
+        return True
+
+    def note_stage(self, trainer: Any) -> None:
+        """Note the measures of this epoch's validation beside the snapshot it followed."""
+        with contextlib.suppress(OSError):  # without the note the validation is repeated
+            measures = {key: getattr(trainer, key) for key in ("metrics", "fitness", "best_fitness")}
+            self.store.note_stage(self.end_of_epoch, {"epoch": trainer.epoch, **state.plain(measures)})
+
+    def heed(self) -> None:
+        if self.orders.stop:
+            raise StopRequested(self.orders.stop)
+
+    # -- snapshots -----------------------------------------------------------------------------------------------------
+
+    def take(self, trainer: Any, place: Place, rng: dict[str, Any]) -> Path | None:
+        """Take a snapshot now; None where the state is not fit to be kept or the disk would not take it."""
+        self.orders.snapshot = False
+        self.taken_at = clock.monotonic()
+        batch = -(-place.images // trainer.batch_size)
+        where = {"epoch": place.epoch + 1, "batch": batch, "batches": trainer.batches}
+        if not state.is_finite(trainer):
+            self.talk.event("snapshot_failed", **where, error="the state is not finite; the last good one stays")
+            return None
+        try:
+            end = place.stage != "train"
+            taken = self.store.take(state.capture(trainer, place, rng), place.epoch + 1, batch, end)
+        except OSError as error:
+            self.talk.event("snapshot_failed", **where, error=f"{error}; the older ones stay; training goes on")
+            self._mind_the_disk()
+            return None
+        self.taken_at = clock.monotonic()
+        asked, cap = self.safety["snapshot_seconds"], self.safety["snapshot_daily_bytes"]
+        self.seconds, self.why = snapshot.interval(taken.seconds, taken.bytes, asked, cap)
+        spent = {"bytes": taken.bytes, "seconds": round(taken.seconds, 3), "next_in": round(self.seconds, 1)}
+        self.talk.event("snapshot", **where, stage=place.stage, **spent, reason=self.why)
+        self._mind_the_disk()
+        return taken.path
+
+    def _mind_the_disk(self) -> None:
+        """Stop resumably while there is still room for the journal and for what a stop writes."""
+        free = shutil.disk_usage(self.store.folder.parent).free
+        if free < self.safety["disk_reserve"] and not self.orders.stop:
+            self.orders.stop = (
+                f"the disk is nearly full: {free / 1e6:.0f} MB free, {self.safety['disk_reserve'] / 1e6:.0f} MB are the "
+                "reserve (disk_reserve in safety.yaml)"
+            )
