@@ -1,12 +1,13 @@
 """Is a supervised run the same as a plain one, bit for bit, killed or not?
 
-For each model: plain Ultralytics, our loop uninterrupted, and a supervised run killed with SIGKILL again and again; every
-tensor and every csv row is compared. `python benchmarks/parity.py --models yolov8n yolo11n yolo26n --kills 20`
+For each model: plain Ultralytics, our loop uninterrupted, and a supervised run killed with SIGKILL again and again;
+every tensor and every csv row is compared. `python benchmarks/parity.py --models yolov8n yolo11n yolo26n --kills 20`
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -31,7 +32,7 @@ RECIPES = {
     "yolo11n": {"optimizer": "AdamW", "lr0": 0.001, "cos_lr": False},
     "yolo26n": {"optimizer": "SGD", "cos_lr": True},
 }
-BASE = {"imgsz": 64, "batch": 2, "workers": 0, "seed": 42, "device": "cpu", "plots": False, "nbs": 64}
+BASE = {"imgsz": 64, "batch": 2, "workers": 0, "seed": 42, "device": "cpu", "plots": False, "nbs": 16}
 BASE |= {"close_mosaic": 2, "warmup_epochs": 1.0, "epochs": 6, "patience": 50}
 KILL_POINTS = ("batch", "snapshot_write", "snapshot_renamed", "validated", "before_csv_row", "csv_row", "checkpoint")
 
@@ -77,7 +78,8 @@ def killed(folder: Path, args: dict[str, object], kills: int, seed: int) -> list
         if len(ended) >= len(named) and len(story) < kills - len(named) and pid and run.is_alive():
             progress = status.read_progress(run.paths.progress)
             story.append(f"{progress['phase']} {progress['epoch']}.{progress['batch']}")
-            os.kill(pid, 9)
+            with contextlib.suppress(ProcessLookupError):  # between two attempts there is none
+                os.kill(pid, 9)
     run.wait()
     return named + story
 
@@ -87,7 +89,7 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", default=list(RECIPES))
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--images", type=int, default=48)
     parser.add_argument("--keep", type=Path)
     words = parser.parse_args()
     base = words.keep or Path(tempfile.mkdtemp(prefix="parity-"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import ultralytics.utils.torch_utils as torch_utils
+import ultralytics.utils.tqdm as tqdm
 from ultralytics.data.base import BaseDataset
 from ultralytics.data.build import InfiniteDataLoader, _RepeatSampler
 from ultralytics.engine.trainer import BaseTrainer
@@ -51,6 +52,11 @@ def source_hash(thing: Any) -> str:
 def changed_sources() -> list[str]:
     """The mirrored functions that are not as they were when parity was shown."""
     return [name for name, thing in MIRRORED.items() if source_hash(thing) != SOURCES.get(name)]
+
+
+def quiet_bars() -> None:
+    """Write progress into the log once a minute, not ten times a second: a night is long."""
+    tqdm.is_noninteractive_console = lambda: True
 
 
 def fix_threads(threads: int) -> None:
@@ -144,19 +150,20 @@ def tell_resumed(talk: Talk, paths: RunPaths, found: Found, exactness: Exactness
         finished = place["stage"] == "finished"
         epoch = place["epoch"] + (2 if finished else 1)
         done = 0 if finished else -(-place["images"] // batch)
-        since = found.state["t"]
+        seconds = found.state["train_seconds"]
     else:
         epoch, done = max(found.epochs_done, 0) + 1, 0
-        since = clock.file_stamp(found.path or paths.run_yaml)
+        rows = status.read_rows(paths.results_csv)[: found.epochs_done]
+        seconds = rows[-1].get("time", 0.0) if rows else 0.0
     source = found.path.name if found.path else "the beginning"
-    talk.event(
-        "resumed", epoch=epoch, batch=done, exact=exactness.exact, reason=exactness.reason, source=source, since=since
-    )
+    how = {"exact": exactness.exact, "reason": exactness.reason, "source": source}
+    talk.event("resumed", epoch=epoch, batch=done, **how, train_seconds=round(seconds, 2))
 
 
 def train(paths: RunPaths, record: RunFile, attempt: int, talk: Talk, orders: Orders) -> bool:
     """Train one attempt to the end; False if it was asked to stop before."""
     faults.begin(attempt)
+    quiet_bars()
     fix_threads(record.threads)
     loop = loop_for(arguments(paths, record), changed_sources())
     exact_loop = loop.exact
@@ -174,7 +181,7 @@ def train(paths: RunPaths, record: RunFile, attempt: int, talk: Talk, orders: Or
         overrides["resume"] = str(paths.last)
     place = found.state["place"] if found.state else None
     rows = found.epochs_done if place is None else place["epoch"] + (1 if place["stage"] == "finished" else 0)
-    if attempt > 1:
+    if attempt > 1 or found.epochs_done:
         tell_resumed(talk, paths, found, judge(found.state, found.epochs_done, about, loop, passed_over))
     session = Session(store, talk, orders, found, record.safety)
     session.validation.batch = record.plan.get("val_batch")

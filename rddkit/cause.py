@@ -15,8 +15,8 @@ STOPPED_EXIT = 75  # EX_TEMPFAIL of sysexits.h: try again later
 class Ending:
     """What the supervisor saw of an attempt's end.
 
-    `exit` is the worker's exit status, negative for a signal; `outcome` and `error` are the worker's last words, if any;
-    `asked` says who asked it to stop and how.
+    `exit` is the worker's exit status, negative for a signal; `outcome` and `error` are its last words, if any; `asked`
+    says who asked it to stop and how.
     """
 
     exit: int
@@ -80,7 +80,7 @@ def without_progress(marks: Sequence[int], start: int = 0) -> int:
         start: how far it had come before the first of them.
     """
     stuck = 0
-    for before, after in zip(reversed([start, *marks[:-1]]), reversed(marks), strict=True):
+    for before, after in zip(reversed([start, *marks][:-1]), reversed(marks), strict=True):
         if after > before:
             break
         stuck += 1

@@ -1,4 +1,4 @@
-"""Linux memory cgroups, v1 and v2: which limits hold for a process, how full they are, and how often the kernel killed."""
+"""Linux memory cgroups, v1 and v2: which limits hold for a process, how full they are, how often the kernel killed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Group:
 
 
 def read_number(path: Path) -> int | None:
-    """The number in a kernel file; None for `max`, an unreadable or odd file, or "no limit" written as a huge number."""
+    """The number in a kernel file; None for `max`, an unreadable or odd file, or a huge number, which is no limit."""
     try:
         value = int(path.read_text().strip())
     except (OSError, ValueError):
@@ -86,7 +86,10 @@ def _folders(pid: int | str, system: System) -> list[tuple[int, Path]]:
         return []
     own: dict[int, PurePosixPath] = {}
     for line in lines:
-        _, controllers, path = line.split(":", 2)
+        _, _, named = line.partition(":")
+        controllers, _, path = named.partition(":")
+        if not path:
+            continue
         if controllers == "":
             own[2] = PurePosixPath(path)
         elif "memory" in controllers.split(","):
@@ -113,11 +116,12 @@ def groups(pid: int | str = "self", system: System | None = None) -> list[Group]
     for version, folder in _folders(pid, system or System()):
         names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
         used = read_number(folder / names[1])
-        if used is None:
+        limit = read_number(folder / names[0])
+        if used is None and limit is None:
             continue
         stat = read_table(folder / "memory.stat")
         reclaimable = stat.get("inactive_file", 0) if version == 2 else stat.get("total_inactive_file", 0)
-        found.append(Group(folder, version, read_number(folder / names[0]), used, reclaimable))
+        found.append(Group(folder, version, limit, used or 0, reclaimable))
     return found
 
 

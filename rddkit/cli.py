@@ -45,22 +45,29 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="fail if there is nothing to resume")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="set the old folder aside and start again")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="do not wait for the end")] = False,
+    until: Annotated[str | None, typer.Option(help="stop resumably at this time of day, such as 07:00")] = None,
+    for_: Annotated[str | None, typer.Option("--for", help="stop resumably after this long, such as 9h")] = None,
     safety: Annotated[str | None, typer.Option(help="default configs/safety.yaml")] = None,
 ) -> None:
-    """Start a run, or continue it where it was."""
+    """Start a run, or continue it where it was. `--resume PATH` takes a plain Ultralytics run in."""
+    plain = [word for word in words or [] if "=" not in word] if resume else []
+    words = [word for word in words or [] if word not in plain]
     named = {"batch": batch, "imgsz": imgsz, "workers": workers, "epochs": epochs, "device": device, "name": name}
     overrides = {
-        **config.parse_overrides(words or []),
+        **config.parse_overrides(words),
         **{key: value for key, value in named.items() if value is not None},
     }
-    run = Run.create(config_file, safety=safety, resume=resume, fresh=fresh, **overrides)
+    if plain:
+        run = Run.adopt(plain[0], safety=safety, **overrides)
+    else:
+        run = Run.create(config_file, safety=safety, resume=resume, fresh=fresh, **overrides)
     out.print(run.decision.message, markup=False)
     if run.decision.action == "done":
         out.print(run.status().sentence, markup=False)
         return
     for key, choice in (run.record.choices if run.record else {}).items():
         out.print(f"{key}: {choice['value']} ({choice['reason']})", markup=False)
-    run.start(detach=detach)
+    run.start(detach=detach, until=until, for_=for_)
     if detach:
         out.print(f"started in the background: {run.folder}\nwatch it: rddkit status {run.name} --watch", markup=False)
         return

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 
 
 def utc_now() -> datetime:
@@ -51,14 +51,22 @@ def sleep(seconds: float) -> None:
     time.sleep(seconds)
 
 
-def file_stamp(path: Path) -> str:
-    """When a file was last written, as `stamp`."""
-    return stamp(datetime.fromtimestamp(path.stat().st_mtime, timezone.utc))
-
-
 def next_time(clock_time: str, now: datetime | None = None) -> datetime:
     """The next moment at which a wall clock here shows `clock_time` (`07:00`). ValueError if it is not HH:MM."""
     local = (now or utc_now()).astimezone()
     hour, minute = (int(part) for part in clock_time.split(":"))
     then = local.replace(hour=hour, minute=minute, second=0, microsecond=0)
     return then if then > local else then + timedelta(days=1)
+
+
+def local_time(text: str) -> str:
+    """A moment written by `stamp` as a wall clock here shows it: `07:00`."""
+    return parse_stamp(text).astimezone().strftime("%H:%M")
+
+
+def parse_span(text: str) -> float:
+    """Seconds in `9h`, `90m`, `30s`, `1h30m` or `2d`. ValueError says what is understood."""
+    units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+    if not re.fullmatch(r"(\d+(\.\d+)?[dhms])+", text.strip()):
+        raise ValueError(f"{text!r} is not a span of time; write 9h, 90m or 1h30m")
+    return sum(float(number) * units[unit] for number, unit in re.findall(r"([\d.]+)([dhms])", text))

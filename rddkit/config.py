@@ -89,7 +89,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def fits(value: Any, types: frozenset[str]) -> bool:
-    """Whether a value is of one of the named types; a whole number counts as a float, a truth value never as a number."""
+    """Whether a value is of one of the named types; a whole number counts as a float, a truth value as no number."""
     if isinstance(value, bool):
         return "bool" in types
     if isinstance(value, int):
@@ -186,6 +186,10 @@ def _check_ranges(args: Mapping[str, Any], where: str) -> None:
     name = args.get("name")
     if name is not None and (not str(name).strip() or Path(str(name)).name != str(name) or str(name).startswith(".")):
         raise ConfigError(f"{where}: name={name!r} must be one folder's name, without / and not starting with a dot")
+    if args.get("time") is not None:
+        raise ConfigError(
+            f"{where}: time={args['time']} would cut epochs off the run; keep hours by --for 9h or --until 07:00"
+        )
     if args.get("save") is False:
         raise ConfigError(f"{where}: save=False would leave nothing to resume from; leave `save` out")
 
@@ -196,12 +200,17 @@ def load_config(source: str | Path | None = None, overrides: Mapping[str, Any] |
     Overrides of None are as if not given. Raises ConfigError; touches nothing.
     """
     path = find_input(source or DEFAULT_CONFIG)
-    from_file = read_yaml(path)
-    check_arguments(from_file, str(path))
+    settings = read_yaml(path)
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
+    return from_settings({"name": path.stem, **settings}, given, str(path))
+
+
+def from_settings(settings: Mapping[str, Any], given: Mapping[str, Any], source: str) -> Config:
+    """Settings with what was given on top, checked, as a config. `source` is named in errors."""
+    check_arguments(settings, source)
     check_arguments(given, "given setting")
-    args = {"project": "results", "name": path.stem, **from_file, **given}
-    _check_ranges(args, str(path))
+    args = {"project": "results", **settings, **given}
+    _check_ranges(args, source)
     for key in PATHS:
         if args.get(key) is not None:
             args[key] = str(paths.resolve(args[key]))
@@ -209,11 +218,11 @@ def load_config(source: str | Path | None = None, overrides: Mapping[str, Any] |
         args["device"] = str(args["device"])  # as a terminal gives it, so that both are the same run
     if args.get("model") is None:
         raise ConfigError(
-            f"{path} names no model; add `model: yolov8s.pt`, or `model: yolov8s.yaml` for untrained weights"
+            f"{source} names no model; add `model: yolov8s.pt`, or `model: yolov8s.yaml` for untrained weights"
         )
     if args.get("data") is None:
-        raise ConfigError(f"{path} names no data; add `data: data/rdd2022/rdd2022.yaml` (made by rddkit prepare)")
-    return Config(args, str(path))
+        raise ConfigError(f"{source} names no data; add `data: data/rdd2022/rdd2022.yaml` (made by rddkit prepare)")
+    return Config(args, source)
 
 
 def find_model(model: str) -> str:

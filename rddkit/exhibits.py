@@ -37,7 +37,8 @@ def draw_boxes(labelled: Sequence[tuple[Path, Sequence[Any]]], classes: Sequence
             at = (max(0, min(left, small.width - length - 5)), above)
             draw.rectangle((*at, at[0] + length + 5, at[1] + 15), fill=color)
             draw.text((at[0] + 3, at[1] + 1), text, fill="white", font=font)
-        sheet.paste(small, (place % ACROSS * width + 3, place // ACROSS * height + 3))
+        corner = place % ACROSS * width, place // ACROSS * height
+        sheet.paste(small, (corner[0] + (width - small.width) // 2, corner[1] + (height - small.height) // 2))
     return sheet
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.unwritten: list[str] = []
         self._heal()
 
     def _heal(self) -> None:
@@ -37,19 +40,43 @@ class Journal:
                 file.truncate(whole)
 
     def add(self, event: str, attempt: int, **fields: Any) -> Event:
-        """Append one event, flushed to the drive; returns it. ValueError for a name the design does not have."""
+        """Append one event, flushed to the drive; returns it. ValueError for a name the design does not have.
+
+        What a full disk does not take is kept and written by a later `add` or `flush`.
+        """
         if event not in EVENTS:
             raise ValueError(f"{event!r} is not an event; one of {', '.join(sorted(EVENTS))}")
         row: Event = {"t": clock.stamp(), "event": event, "attempt": attempt, **fields}
-        line = json.dumps(row, ensure_ascii=False, default=str) + "\n"
-        with open(self.path, "ab") as file:
-            file.write(line.encode())
-            file.flush()
-            durable.flush_to_drive(file.fileno())
+        self.unwritten.append(json.dumps(_finite(row), ensure_ascii=False, default=str) + "\n")
+        self.flush()
         return row
+
+    def flush(self) -> bool:
+        """Write what is unwritten; False if the disk does not take it."""
+        while self.unwritten:
+            try:
+                with open(self.path, "ab") as file:
+                    file.write(self.unwritten[0].encode())
+                    file.flush()
+                    durable.flush_to_drive(file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._heal()
+                return False
+            del self.unwritten[0]
+        return True
 
     def read(self) -> list[Event]:
         return read_events(self.path)
+
+
+def _finite(value: Any) -> Any:
+    """The value with NaN and infinities as null: JSON has no such numbers."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def file_upto_last_newline(path: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""One owner per run: a lock that the supervisor hands down to its worker, so that it holds until the last of them is gone.
+"""One owner per run: a lock that the supervisor hands down to its worker, so that it holds until both are gone.
 
 `flock` belongs to the open file, which children inherit; that is why this is not the filelock package, whose lock
 ends with the process that took it.

@@ -1,4 +1,4 @@
-"""What only macOS can tell: physical footprint, memory pressure. Written from Apple's headers, not run on a Mac here."""
+"""What only macOS can tell: physical footprint, pressure. Written from Apple's headers, not run on a Mac here."""
 
 from __future__ import annotations
 

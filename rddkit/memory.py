@@ -1,4 +1,4 @@
-"""The one place for reading memory: each answer is (bytes, source), and the source is the truth about where it came from."""
+"""The one place for reading memory: each answer is (bytes, source), and the source says where it really came from."""
 
 from __future__ import annotations
 

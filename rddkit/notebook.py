@@ -48,9 +48,6 @@ def is_headless() -> bool:
     return not kernel.get_parent("shell").get("content", {}).get("allow_stdin", False)
 
 
-# -- a run's settings --------------------------------------------------------------------------------------------------
-
-
 def create_run(config: str, overrides: Any = None, **settings: Any) -> Run:
     """The run that the same words on the command line would make; see `Run.create`.
 
@@ -62,9 +59,6 @@ def create_run(config: str, overrides: Any = None, **settings: Any) -> Run:
 def _as_typed(settings: dict[str, Any]) -> dict[str, Any]:
     # papermill makes a number of `-p device 0`; the command line keeps it as text
     return {key: str(value) if key == "device" and value is not None else value for key, value in settings.items()}
-
-
-# -- what is there -----------------------------------------------------------------------------------------------------
 
 
 def find_dataset(config_file: str, overrides: Any = None, raw: str | None = None) -> Path | None:
@@ -147,9 +141,6 @@ def _standing(folder: Path) -> str:
     return status.read_status(there).sentence if there.run_yaml.is_file() else "new; nothing is overwritten"
 
 
-# -- training ----------------------------------------------------------------------------------------------------------
-
-
 def train(run: Run) -> None:
     """Start or continue a run.
 
@@ -213,9 +204,6 @@ def _progress(run: Run) -> dict[str, str]:
     share = 1.0 if now.state == "done" else max(0.0, epochs_done / now.epochs) if now.epochs else 0.0
     bar = f'<progress value="{share:.4f}" max="1" style="width: 30em"></progress> {share:.0%}'
     return {"text/plain": "\n".join(lines), "text/html": "<br>".join([bar, *map(html.escape, lines)])}
-
-
-# -- reading the result ------------------------------------------------------------------------------------------------
 
 
 def show_metrics(told: Records) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from rddkit import durable, paths
 
@@ -36,19 +37,15 @@ def users_settings() -> Path:
 
 
 def prepare_home() -> Path:
-    """Write our copy of the settings, and put a font where Ultralytics would fetch Arial from the network; the folder."""
+    """Write our copy of the settings, and put a font where Ultralytics would fetch Arial; the folder."""
     folder = home() / "Ultralytics"
     folder.mkdir(parents=True, exist_ok=True)
     mine = users_settings()
-    settings = {}
-    if mine.is_file() and mine.parent != folder:
-        try:
-            settings = json.loads(mine.read_text(encoding="utf-8"))
-        except ValueError:
-            settings = {}
+    settings = _read(mine) if mine.parent != folder else {}
     text = json.dumps({**settings, **SILENT}, indent=2)
     file = folder / "settings.json"
-    if not file.exists() or not _agrees(file):
+    there = _read(file)
+    if any(there.get(key) != value for key, value in SILENT.items()):
         durable.write(file, text)
     spec = importlib.util.find_spec("matplotlib")
     if spec is not None and spec.origin is not None:
@@ -59,9 +56,10 @@ def prepare_home() -> Path:
     return folder
 
 
-def _agrees(file: Path) -> bool:
+def _read(file: Path) -> dict[str, Any]:
+    """A settings file; {} for one that is missing or broken."""
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return all(settings.get(key) == value for key, value in SILENT.items())
+    except (OSError, ValueError):
+        return {}
+    return settings if isinstance(settings, dict) else {}

@@ -64,6 +64,7 @@ class Order(Sampler[int]):
             batch: images a batch. A last batch that is full leaves the pass unexhausted, its second draw undrawn.
             resets: whether the loader makes a new iterator now (mosaic closes), which draws a seed of its own.
         """
+        self.starts[epoch] = start
         self.generator.set_state(start)
         self._draw(2 if len(self) % batch else 1)
         self.next_epoch = epoch + 1

@@ -120,7 +120,7 @@ def runs(project: Path | None = None) -> list[RunPaths]:
 
 
 def find_run(name_or_path: str | os.PathLike[str] | None) -> RunPaths:
-    """The run of that name or path; None means the newest. FileNotFoundError says what was looked for and what is there."""
+    """The run of that name or path; None means the newest. FileNotFoundError says what was looked for and is there."""
     if name_or_path is None or str(name_or_path) == "":
         known = runs()
         if not known:

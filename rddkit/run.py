@@ -11,10 +11,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from rddkit import clock, config, dataset, journal, lock, memory, offline, paths, runfile, start
+from rddkit import adopt, clock, config, dataset, journal, lock, memory, offline, paths, runfile, start
 from rddkit.cause import STOPPED_EXIT
 from rddkit.config import Config, ConfigError
 from rddkit.journal import Event
@@ -40,6 +41,8 @@ class Run:
     decision: start.Start = field(default_factory=lambda: start.Start("continue", ""))
     _supervisor: subprocess.Popen[bytes] | None = None
     _lifeline: int | None = None
+    _until: str | None = None
+    _adopted: adopt.Plain | None = None
 
     @classmethod
     def create(
@@ -62,6 +65,8 @@ class Run:
         found = runfile.read(there.run_yaml) if there.run_yaml.exists() and not fresh else None
         state = read_status(there).state if found else None
         given = {key for key, value in overrides.items() if value is not None}
+        if found is not None:
+            _recognise_data(found, asked)
         decision = start.decide(asked, given, there, found, state, resume=resume, fresh=fresh)
         if decision.action == "done":
             return cls(there, found, decision)
@@ -70,6 +75,24 @@ class Run:
         else:
             record = _new_record(asked, limits)
         return cls(there, record, decision)
+
+    @classmethod
+    def adopt(cls, source: str | Path, *, safety: str | Path | None = None, **overrides: Any) -> Run:
+        """Take in a plain Ultralytics run that was killed (its folder or last.pt); the original stays untouched.
+
+        Its checkpoint is a pickle, which is code: only take in what you or someone you trust has trained. Raises
+        ConfigError for one that is finished (the command for a new run from its best.pt is in the text) or not whole.
+        """
+        limits = load_safety(safety).model_dump()
+        plain = adopt.read(Path(source), overrides, child_environment())
+        there = RunPaths(plain.config.folder)
+        if there.folder.exists() and any(there.folder.iterdir()):
+            raise ConfigError(
+                f"{there.folder} is there already; continue it without --resume PATH, or choose --name NEW"
+            )
+        record = _new_record(plain.config, limits, has_weights=True)
+        message = f"taken in: {plain.folder}, {plain.epochs_done} whole epochs; resumed inexactly this once"
+        return cls(there, record, start.Start("new", message), _adopted=plain)
 
     @classmethod
     def open(cls, run: str | Path | None = None) -> Run:
@@ -85,11 +108,18 @@ class Run:
     def folder(self) -> Path:
         return self.paths.folder
 
-    def start(self, detach: bool = False) -> Run:
+    def start(self, detach: bool = False, until: str | None = None, for_: str | None = None) -> Run:
         """Start or continue in the background. Attached, the run stops resumably when this process goes away.
 
-        A finished run is left as it is. Raises lock.Busy if another process owns it.
+        A finished run is left as it is. Raises lock.Busy if another process owns it, ConfigError for a session window
+        that is not one.
+
+        Args:
+            detach: go on when this process ends.
+            until: a wall-clock time (`07:00`) at which the session ends, resumably.
+            for_: the session's length instead (`9h`).
         """
+        self._until = _session_end(until, for_)
         if self.decision.action == "done":
             return self
         if self.record is None:
@@ -99,6 +129,8 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         lock_fd = lock.take(self.paths.lock)
         try:
+            if self._adopted is not None:
+                adopt.copy(self._adopted, self.paths)
             self.record.write(self.paths.run_yaml)
             self._spawn(lock_fd, detach)
         finally:
@@ -116,6 +148,8 @@ class Run:
         self.paths.logs.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "rddkit.supervisor", str(self.folder), "--lock", str(lock_fd)]
         keep = [lock_fd]
+        if self._until:
+            command += ["--until", self._until]
         if not detach:
             ours, self._lifeline = os.pipe()
             command += ["--caller", str(ours)]
@@ -216,9 +250,44 @@ def cpu_threads() -> tuple[int, str]:
     return min(8, max(1, cores - 1)), f"{cores} cores less one, at most 8, as Ultralytics does"
 
 
-def _new_record(asked: Config, limits: dict[str, Any]) -> RunFile:
+def _session_end(until: str | None, for_: str | None) -> str | None:
+    """The moment at which the session window closes, as a stamp."""
+    if until and for_:
+        raise ConfigError("give --until or --for, not both")
+    try:
+        if until:
+            return clock.stamp(clock.next_time(until))
+        return clock.stamp(clock.utc_now() + timedelta(seconds=clock.parse_span(for_))) if for_ else None
+    except ValueError as error:
+        raise ConfigError(f"the session window cannot be read: {error}; such as --until 07:00 or --for 9h") from error
+
+
+def _recognise_data(found: RunFile, asked: Config) -> None:
+    """See that the data set is the one the run began with, wherever it lies now.
+
+    Raises ConfigError if it is not there any more, or its images, labels or class names are others.
+    """
+    old, new = str(found.config["data"]), str(asked.args["data"])
+    here = new if Path(new).is_file() else old
+    if not Path(here).is_file():
+        raise ConfigError(
+            f"the data set of {found.name!r} is not at {old} any more. Where it is now: "
+            f"rddkit train --name {found.name} --resume data=NEW_PLACE/{Path(old).name}"
+        )
+    known, seen = found.dataset.get("fingerprint"), dataset.fingerprint(Path(here))
+    if known not in (None, seen):
+        raise ConfigError(
+            f"{here} is not the data set that {found.name!r} began with: its image names, labels or classes differ "
+            f"(fingerprint {str(known)[:12]} then, {seen[:12]} now). Put the old one back, or start anew: --name NEW"
+        )
+    found.config["data"] = asked.args["data"] = here
+    found.dataset["path"] = here
+
+
+def _new_record(asked: Config, limits: dict[str, Any], has_weights: bool = False) -> RunFile:
     args = dict(asked.args)
-    args["model"] = config.find_model(str(args["model"]))
+    if not has_weights:
+        args["model"] = config.find_model(str(args["model"]))
     config.find_data(str(args["data"]))
     seen = look_at_devices()
     device, why = start.choose_device(args.get("device"), seen)
@@ -229,7 +298,7 @@ def _new_record(asked: Config, limits: dict[str, Any]) -> RunFile:
         created=clock.stamp(),
         config=args,
         config_file=asked.source,
-        plan={key: args.get(key, config.known_arguments()[key].default) for key in config.PLAN_KEYS if key != "device"},
+        plan=_plan(args),
         safety=limits,
         device=device,
         threads=threads,
@@ -241,6 +310,13 @@ def _new_record(asked: Config, limits: dict[str, Any]) -> RunFile:
     )
 
 
+def _plan(args: dict[str, Any]) -> dict[str, Any]:
+    """What decides memory. Validation keeps its own batch and image size when training's change."""
+    known = config.known_arguments()
+    plan = {key: args.get(key, known[key].default) for key in config.PLAN_KEYS if key != "device"}
+    return {**plan, "val_batch": None, "val_imgsz": plan["imgsz"]}
+
+
 def _continued(found: RunFile, asked: Config, decision: start.Start, limits: dict[str, Any]) -> RunFile:
     found.config |= decision.changes
     found.plan |= {key: value for key, value in decision.changes.items() if key in found.plan}
@@ -250,7 +326,6 @@ def _continued(found: RunFile, asked: Config, decision: start.Start, limits: dic
         found.choices["device"] = {"value": found.device, "reason": why}
     budget = memory.memory_budget(limits["budget"], None if limits["reserve"] == "auto" else limits["reserve"])
     found.budget = {"bytes": budget.bytes, "source": budget.source}
-    config.find_data(str(found.config["data"]))
     return found
 
 

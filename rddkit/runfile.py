@@ -45,7 +45,9 @@ def read(path: Path) -> RunFile:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         schema = int(content["schema"])
     except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
-        raise ConfigError(f"{path} is not a run's file ({error}); set the folder aside and start again: --fresh") from None
+        raise ConfigError(
+            f"{path} is not a run's file ({error}); set the folder aside and start again: --fresh"
+        ) from None
     if schema > SCHEMA:
         raise ConfigError(f"{path} has schema {schema}, newer than this rddkit's {SCHEMA}; update rddkit: git pull")
     known = {f.name for f in fields(RunFile)}

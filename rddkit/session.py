@@ -133,13 +133,16 @@ class Session:
             return False
         trainer.metrics, trainer.fitness = self.stage["metrics"], self.stage["fitness"]
         trainer.best_fitness = self.stage["best_fitness"]
+        state.set_random_state(state.from_lists(self.stage["rng"]), trainer.device)
         return True
 
     def note_stage(self, trainer: Any) -> None:
         """Note the measures of this epoch's validation beside the snapshot it followed."""
         with contextlib.suppress(OSError):  # without the note the validation is repeated
             measures = {key: getattr(trainer, key) for key in ("metrics", "fitness", "best_fitness")}
-            self.store.note_stage(self.end_of_epoch, {"epoch": trainer.epoch, **state.plain(measures)})
+            # Ultralytics' validation draws from Python's generator, so its state after it belongs to the note.
+            rng = state.to_lists(state.random_state(trainer.device))
+            self.store.note_stage(self.end_of_epoch, {"epoch": trainer.epoch, **state.plain(measures), "rng": rng})
 
     def heed(self) -> None:
         if self.orders.stop:
@@ -176,6 +179,6 @@ class Session:
         free = shutil.disk_usage(self.store.folder.parent).free
         if free < self.safety["disk_reserve"] and not self.orders.stop:
             self.orders.stop = (
-                f"the disk is nearly full: {free / 1e6:.0f} MB free, {self.safety['disk_reserve'] / 1e6:.0f} MB are the "
-                "reserve (disk_reserve in safety.yaml)"
+                f"the disk is nearly full: {free / 1e6:.0f} MB free, "
+                f"the reserve is {self.safety['disk_reserve'] / 1e6:.0f} MB (disk_reserve in safety.yaml)"
             )

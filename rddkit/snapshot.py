@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 
@@ -80,7 +80,7 @@ class Store:
         return sorted(path for path in self.folder.iterdir() if NAME.match(path.name))
 
     def take(self, state: dict[str, Any], epoch: int, batch: int, end: bool) -> Taken:
-        """Write `state` as the newest snapshot and prune older ones. OSError (a full disk) leaves the others as they are.
+        """Write `state` as the newest snapshot and prune older ones; OSError (a full disk) leaves the others there.
 
         Args:
             state: plain values and tensors only; loading refuses anything else.
@@ -95,7 +95,7 @@ class Store:
         path = self.folder / f"{number:06d}-epoch{epoch}-batch{batch}{'-end' if end else ''}.pt"
         with durable.replacing(path) as file:
             hashing = _Hashing(file)
-            torch.save({"schema": SCHEMA, **state}, hashing)
+            torch.save({"schema": SCHEMA, **state}, cast(BinaryIO, hashing))
             # The hash comes first: a snapshot without its hash would not be believed.
             durable.write(_hash_file(path), hashing.digest.hexdigest() + "\n")
         faults.point("snapshot_renamed")

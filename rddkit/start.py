@@ -63,7 +63,7 @@ def decide(
     if not refused and state != "done":
         changes = {key: new for key, (_, new) in changed.items() if key in config.ALLOWED_ON_RESUME and key in given}
         return Start("continue", f"continuing {name}", changes if resume else {})
-    raise ConfigError(_refusal(name, changed if not resume else refused, state, resume))
+    raise ConfigError(_refusal(name, refused or changed, state, resume))
 
 
 def _comparable(asked: Config, found: RunFile) -> dict[str, Any]:

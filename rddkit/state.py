@@ -33,7 +33,13 @@ def random_state(device: torch.device) -> dict[str, Any]:
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "python": [version, list(numbers), gauss],
-        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
+        "numpy": [
+            kind,
+            torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ],
         "torch": torch.get_rng_state(),
     }
     if device.type == "cuda":
@@ -54,6 +60,28 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
     elif device.type == "mps" and "mps" in state:
         torch.mps.set_rng_state(state["mps"])
+
+
+def to_lists(rng: dict[str, Any]) -> dict[str, Any]:
+    """A random state for JSON: its tensors as lists of whole numbers."""
+
+    def lists(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return {"tensor": value.tolist(), "bytes": value.dtype == torch.uint8}
+        return [lists(item) for item in value] if isinstance(value, list) else value
+
+    return {key: lists(value) for key, value in rng.items()}
+
+
+def from_lists(rng: dict[str, Any]) -> dict[str, Any]:
+    """The random state that `to_lists` wrote."""
+
+    def tensors(value: Any) -> Any:
+        if isinstance(value, dict):
+            return torch.tensor(value["tensor"], dtype=torch.uint8 if value["bytes"] else torch.int64)
+        return [tensors(item) for item in value] if isinstance(value, list) else value
+
+    return {key: tensors(value) for key, value in rng.items()}
 
 
 def is_finite(trainer: Any) -> bool:

@@ -1,6 +1,7 @@
 """The supervisor: starts the worker, writes the journal, names every cause, decides what follows. Never imports torch.
 
-One process a run, in a session of its own: `python -m rddkit.supervisor FOLDER --lock FD [--caller FD]`.
+One process a run, in a session of its own:
+`python -m rddkit.supervisor FOLDER --lock FD [--caller FD] [--until STAMP]`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import contextlib
 import json
 import os
+import select
 import selectors
 import signal
 import subprocess
@@ -43,10 +45,11 @@ class Attempt:
 class Supervisor:
     """Runs attempts until the run is done, stopped or failed. `run` returns the exit code."""
 
-    def __init__(self, paths: RunPaths, lock_fd: int, caller_fd: int | None) -> None:
+    def __init__(self, paths: RunPaths, lock_fd: int, caller_fd: int | None, until: str | None = None) -> None:
         self.paths = paths
         self.lock_fd = lock_fd
         self.caller_fd = caller_fd
+        self.until = until
         self.record = runfile.read(paths.run_yaml)
         self.journal = Journal(paths.journal)
         self.asked: str | None = None
@@ -68,7 +71,7 @@ class Supervisor:
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
-        signal.signal(signal.SIGUSR1, lambda *_: self._tell_worker("snapshot"))
+        signal.signal(signal.SIGUSR1, self._on_signal)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal is the caller's affair
         # Signed only now: who reads the signature may send signals, and each has its handler.
         lock.sign(self.lock_fd, supervisor_pid=os.getpid(), supervisor_started=lock.started(os.getpid()))
@@ -153,7 +156,7 @@ class Supervisor:
                 for key, _ in ready:
                     if key.data == "caller":
                         selector.unregister(key.fd)
-                        self._caller_left()
+                        self._ask_to_stop("the caller went away")
                     elif key.data == "signal":
                         os.read(key.fd, 1024)
                     elif not self._read(attempt):
@@ -209,7 +212,10 @@ class Supervisor:
         attempt.buffer += block
         *lines, attempt.buffer = attempt.buffer.split(b"\n")
         for line in lines:
-            self._hear(attempt, json.loads(line))
+            try:
+                self._hear(attempt, json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:  # a library may write to the descriptor by mistake
+                print(f"passed over from the worker: {line[:200]!r} ({error})", file=sys.stderr, flush=True)
         return bool(block)
 
     def _hear(self, attempt: Attempt, message: dict[str, Any]) -> None:
@@ -231,6 +237,9 @@ class Supervisor:
         if now - self.last_tick < POLL_SECONDS:
             return
         self.last_tick = now
+        self.journal.flush()
+        if self.until and self.asked is None and clock.age_seconds(self.until) >= 0:
+            self._ask_to_stop(f"the session window is over (until {clock.local_time(self.until)})")
         held = memory.tree(attempt.process.pid).bytes
         attempt.peak_bytes = max(attempt.peak_bytes, held)
         self.memory.add(
@@ -254,6 +263,7 @@ class Supervisor:
             "worker_pid": attempt.process.pid if attempt else None,
             "supervisor_pid": os.getpid(),
             "supervisor_started": lock.started(os.getpid()),
+            "until": self.until,
         }
         with contextlib.suppress(OSError):  # a full disk must not end the run; the next second tries again
             durable.write_quickly(self.paths.progress, json.dumps(content))
@@ -268,8 +278,14 @@ class Supervisor:
         )
 
     def _progress_made(self) -> int:
-        """How far the run's files have come, in any growing measure: whole epochs."""
-        return len(status.read_rows(self.paths.results_csv))
+        """How far what is on disk has come: millionths of an epoch, by the newest snapshot or whole epoch."""
+        reached = [0.0]
+        for event in self.journal.read():
+            if event["event"] == "epoch":
+                reached.append(float(event["epoch"]))
+            elif event["event"] == "snapshot":
+                reached.append(event["epoch"] - 1 + event["batch"] / max(event["batches"], 1))
+        return round(max(reached) * 1e6)
 
     # -- being asked to stop -------------------------------------------------------------------------------------------
 
@@ -280,32 +296,38 @@ class Supervisor:
         while self.interrupts:
             number = self.interrupts.pop(0)
             name = cause.signal_name(number)
-            if self.asked is None:
-                self.asked = f"asked to stop ({name})"
-                self._tell_worker("stop")
+            if number == signal.SIGUSR1:
+                self._tell_worker("snapshot")
+            elif self.asked is None:
+                self._ask_to_stop(f"asked to stop ({name})")
             elif not self.ended_at_once:
                 self.asked = f"ended at once (a second {name})"
                 self.ended_at_once = 128 + number
                 if self.attempt and self.attempt.process.poll() is None:
                     self.attempt.process.kill()
 
-    def _caller_left(self) -> None:
+    def _ask_to_stop(self, why: str) -> None:
         if self.asked is None:
-            self.asked = "the caller went away"
+            self.asked = why
             self._tell_worker("stop")
 
     def _tell_worker(self, word: str) -> None:
-        if self.attempt and self.attempt.process.stdin and self.attempt.process.poll() is None:
-            with contextlib.suppress(BrokenPipeError):
-                self.attempt.process.stdin.write(f"{word}\n".encode())
-                self.attempt.process.stdin.flush()
+        process = self.attempt.process if self.attempt else None
+        if process and process.stdin and process.poll() is None:
+            with contextlib.suppress(OSError):
+                os.write(process.stdin.fileno(), f"{word}\n".encode())
 
     def _wait(self, seconds: float) -> bool:
         """Wait before the next attempt; False if asked to stop meanwhile."""
         deadline = clock.monotonic() + seconds
-        while not self.interrupts and self.asked is None and clock.monotonic() < deadline:
-            clock.sleep(min(0.2, seconds))
-        self._heed_interrupts()
+        caller = [] if self.caller_fd is None else [self.caller_fd]
+        while self.asked is None and (left := deadline - clock.monotonic()) > 0:
+            ready, _, _ = select.select([self.woken, *caller], [], [], min(left, POLL_SECONDS))
+            if self.woken in ready:
+                os.read(self.woken, 1024)
+            if caller and self.caller_fd in ready:
+                self._ask_to_stop("the caller went away")
+            self._heed_interrupts()
         return self.asked is None
 
 
@@ -314,13 +336,15 @@ def lost_work(before: dict[str, Any], resumed: dict[str, Any]) -> dict[str, Any]
 
     Args:
         before: progress.json as the attempt before left it.
-        resumed: epoch (1-based), batch (of it, done) and `since`, the moment of the state continued from, if any.
+        resumed: epoch (1-based), batch (of it, done) and train_seconds of the state continued from.
     """
     batches = int(before.get("batches") or 0)
     was = int(before.get("epoch") or 0) * batches + int(before.get("batch") or 0)
     now = int(resumed["epoch"]) * batches + int(resumed["batch"])
-    since, until = resumed.get("since"), before.get("heartbeat")
-    seconds = (clock.parse_stamp(until) - clock.parse_stamp(since)).total_seconds() if since and until else 0.0
+    until = before.get("train_seconds")
+    if until is None:  # killed before its first batch: nothing was trained that could be lost
+        return {"lost_batches": 0, "lost_seconds": 0.0}
+    seconds = until - (resumed.get("train_seconds") or 0.0)
     return {"lost_batches": max(0, was - now), "lost_seconds": round(max(0.0, seconds), 1)}
 
 
@@ -340,9 +364,10 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--lock", type=int, required=True)
     parser.add_argument("--caller", type=int)
+    parser.add_argument("--until")
     words = parser.parse_args()
     paths = RunPaths(words.folder)
-    return Supervisor(paths, words.lock, words.caller).run()
+    return Supervisor(paths, words.lock, words.caller, words.until).run()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ PROGRESS_KEYS = (
     "batches",
     "images_per_second",
     "eta_seconds",
+    "train_seconds",
     "validation_seconds",
     "device_memory",
 )
@@ -63,7 +64,7 @@ class Steps:
             return
         self.written = clock.monotonic()
         losses = beat["losses"]
-        columns = ["time", "attempt", "epoch", "batch", *losses, "lr", "images_per_second"]
+        columns = ["time", "attempt", "epoch", "batch", "batches", *losses, "lr", "images_per_second"]
         values = [
             beat["t"],
             attempt,

@@ -59,6 +59,10 @@ class WholeCheckpoints(DetectionTrainer):
     def csv(self, path: Path) -> None:
         self._csv = KeptPath(path) if self.session.found.state else path
 
+    def train_seconds(self) -> float:
+        """Seconds of training so far, over all attempts."""
+        return float(time.time() - self.train_time_start)
+
     def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
         """The loader; validation has the plan's own batch and keeps the image size the run began with."""
         if mode != "val":
@@ -102,14 +106,12 @@ class RoadDamageTrainer(WholeCheckpoints):
     """The trainer with the loop of our own: exact resume, snapshots, stopping between batches."""
 
     order: Order
+    epoch_time: float | None
+    tloss: Any
 
     def _build_train_pipeline(self) -> None:
         super()._build_train_pipeline()
         self.order = own_order(self.train_loader)
-
-    def train_seconds(self) -> float:
-        """Seconds of training so far, over all attempts."""
-        return float(time.time() - self.train_time_start)
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 

@@ -97,6 +97,7 @@ class Watch:
             "epochs": trainer.epochs,
             "batch": self.batch,
             "batches": batches,
+            "train_seconds": round(trainer.train_seconds(), 2) if phase != "start" else None,
             "validation_seconds": round(self.pace.validation_seconds, 2),
             "eta_seconds": round(left, 1) if self.pace.batch_seconds else None,
         }

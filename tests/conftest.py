@@ -1,0 +1,106 @@
+"""What every test stands on: a root of its own, so that nothing is ever written to the repository's `results/`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from workshop import Workshop, clean_up
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+# A model and images small enough that an epoch takes a second; the rest of an attempt is torch's start.
+TINY = {
+    "model": "yolov8n.yaml",
+    "epochs": 3,
+    "imgsz": 32,
+    "batch": 4,
+    "workers": 0,
+    "seed": 7,
+    "device": "cpu",
+    "plots": False,
+    "val": True,
+    "warmup_epochs": 1.0,
+    "close_mosaic": 1,
+    "project": "results",
+    "name": "tiny",
+}
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The root of this test: a repository without content, in a temporary folder of its own."""
+    folder = tmp_path_factory.mktemp("root")
+    (folder / "configs").mkdir()
+    monkeypatch.setenv("RDDKIT_ROOT", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data.yaml of a dozen painted images; never write into it."""
+    from rddkit import dataset
+
+    folder = tmp_path_factory.mktemp("tiny data")  # with a space, as folders have
+    dataset.write_sample(folder / "raw", images=16, seed=1)
+    dataset.prepare(folder / "raw", folder / "out", val_fraction=0.25, block=2)
+    return folder / "out" / "rdd2022.yaml"
+
+
+@pytest.fixture(scope="session")
+def make_root(tiny_data: Path) -> Callable[..., Path]:
+    """`make_root(folder, **settings)`: a root for real runs, with configs/tiny.yaml and a quick safety.yaml."""
+
+    def make(folder: Path, /, **settings: object) -> Path:
+        (folder / "configs").mkdir(parents=True, exist_ok=True)
+        (folder / "results").mkdir(exist_ok=True)
+        content = {**TINY, "data": str(tiny_data), **settings}
+        (folder / "configs" / "tiny.yaml").write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
+        (folder / "configs" / "safety.yaml").write_text("backoff_seconds: 0.5\n", encoding="utf-8")
+        return folder
+
+    return make
+
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run_cli(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    """`run_cli("train", "--batch", "0")`: the real command line in a process, from a folder that is not the root."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+
+    def run(
+        *args: str, cwd: Path = elsewhere, env: Mapping[str, str] | None = None, timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "rddkit.cli", *args],
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def workshop(
+    make_root: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Workshop]]:
+    made = []
+
+    def make(folder: str, /, **settings: Any) -> Workshop:
+        made.append(Workshop(make_root(tmp_path_factory.mktemp("workshop") / folder, **settings)))
+        return made[-1]
+
+    yield make
+    for one in made:
+        clean_up(one.run)

@@ -1,0 +1,277 @@
+"""The notebooks, really executed: by papermill as it is headless, and by a frontend that can ask a person."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jupyter_client
+import nbformat
+import papermill
+import pytest
+
+from rddkit import clock, journal, lock
+from rddkit.paths import RunPaths
+from rddkit.status import read_rows, read_status
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+REAL = REPOSITORY.parent / "shared" / "rdd2022-sample"
+NAMES = ("01_setup", "02_training", "03_monitoring")
+SMALL = 1_000_000  # bytes of a saved notebook
+PLOTLY = "application/vnd.plotly.v1+json"
+LOOK = "import sys\nprint('heavy:', sorted({'torch', 'ultralytics'} & set(sys.modules)))"
+pytestmark = pytest.mark.slow
+
+
+class Executed:
+    """A notebook after papermill, asked for what it shows."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.book = nbformat.read(path, as_version=4)
+
+    def outputs(self) -> Iterator[Any]:
+        for cell in self.book.cells:
+            yield from cell.get("outputs", [])
+
+    @property
+    def text(self) -> str:
+        """Everything printed, and the tables as plain text."""
+        parts = [out.get("text") or out.get("data", {}).get("text/plain", "") for out in self.outputs()]
+        return "\n".join(parts)
+
+    def count(self, mimetype: str) -> int:
+        return sum(mimetype in out.get("data", {}) for out in self.outputs())
+
+
+def execute(name: str, folder: Path, root: Path, **parameters: Any) -> Executed:
+    """Papermill over a notebook, from a folder that is not the root, with one more cell that looks for torch."""
+    folder.mkdir(parents=True, exist_ok=True)
+    book = nbformat.read(REPOSITORY / "notebooks" / f"{name}.ipynb", as_version=4)
+    book.cells.append(nbformat.v4.new_code_cell(LOOK))
+    nbformat.write(book, folder / f"{name}.in.ipynb")
+    saved = folder / f"{name}.ipynb"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RDDKIT_ROOT", str(root))
+        papermill.execute_notebook(folder / f"{name}.in.ipynb", saved, parameters, cwd=folder, progress_bar=False)
+    done = Executed(saved)
+    assert "heavy: []" in done.text, "a notebook's kernel holds torch"
+    assert saved.stat().st_size < SMALL
+    return done
+
+
+@pytest.fixture(scope="module")
+def books(make_root: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root for all tests here, in a folder with a space and an umlaut."""
+    return make_root(tmp_path_factory.mktemp("books") / "the räddkit root", epochs=2)
+
+
+@pytest.fixture(scope="module")
+def trained(books: Path, tmp_path_factory: pytest.TempPathFactory) -> Executed:
+    """02 by papermill, to the end: the run `notebook`."""
+    return execute(
+        "02_training", tmp_path_factory.mktemp("out"), books, config="configs/tiny.yaml", name="notebook", batch=2
+    )
+
+
+def rows_but_time(run: Path) -> list[dict[str, float]]:
+    return [{key: value for key, value in row.items() if key != "time"} for row in read_rows(run / "results.csv")]
+
+
+def test_setup_shows_the_machine_the_boxes_and_the_plan(books: Path, tmp_path: Path) -> None:
+    done = execute("01_setup", tmp_path, books, config="configs/tiny.yaml", batch=2, overrides="nbs=16")
+    assert "memory limit" in done.text and "available on the machine" in done.text
+    assert "16 images" in done.text and "D40 pothole" in done.text
+    assert "2 x 8 = 16" in done.text and "MISSING" not in done.text
+    assert done.count("image/jpeg") == 1
+
+
+def test_setup_without_a_data_set_says_what_to_run(books: Path, tmp_path: Path) -> None:
+    done = execute("01_setup", tmp_path, books, config="configs/tiny.yaml", overrides={"data": "nowhere/rdd2022.yaml"})
+    assert "rddkit prepare" in done.text and "rddkit sample" in done.text and "MISSING" in done.text
+    assert not (books / "nowhere").exists()
+
+
+def test_training_headless_tells_every_epoch_and_shows_the_result(trained: Executed, books: Path) -> None:
+    assert "Epoch 1 of 2 done" in trained.text and "Epoch 2 of 2 done" in trained.text
+    assert "Finished" in trained.text and "mAP50-95" in trained.text
+    assert trained.count(PLOTLY) == 1
+    assert (books / "results" / "notebook" / "weights" / "best.pt").is_file()
+
+
+def test_training_by_papermill_gives_the_rows_of_the_command_line(
+    trained: Executed, books: Path, tmp_path: Path
+) -> None:
+    words = ["train", "--config", "configs/tiny.yaml", "--name", "terminal", "--batch", "2"]
+    environment = {**os.environ, "RDDKIT_ROOT": str(books)}
+    subprocess.run([sys.executable, "-m", "rddkit.cli", *words], cwd=tmp_path, env=environment, check=True, timeout=120)
+    rows = rows_but_time(books / "results" / "terminal")
+    assert len(rows) == 2
+    assert rows == rows_but_time(books / "results" / "notebook")
+
+
+def test_training_a_finished_run_again_says_so_and_passes(trained: Executed, books: Path, tmp_path: Path) -> None:
+    done = execute("02_training", tmp_path, books, config="configs/tiny.yaml", name="notebook", batch=2)
+    assert "the run notebook is finished" in done.text
+    events = journal.read_events(RunPaths(books / "results" / "notebook").journal)
+    assert sum(event["event"] == "attempt_started" for event in events) == 1
+
+
+def test_training_that_fails_fails_the_notebook_and_names_the_exit_code(books: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.pt"
+    broken.write_bytes(b"no weights")
+    with pytest.raises(papermill.PapermillExecutionError) as error:
+        execute("02_training", tmp_path, books, config="configs/tiny.yaml", name="fails", overrides=f"model='{broken}'")
+    told = str(error.value)
+    assert "NotDone: the run 'fails' ended with exit code 1. Failed" in told
+    assert "rddkit status fails --exit-code" in told and "attempt-001.log" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "told"),
+    [
+        ("01_setup", {"confg": "x.yaml"}, "unknown parameter 'confg'. Did you mean 'config'?"),
+        ("02_training", {"config": "configs/tiny.yaml", "batc": 1}, "unknown parameter 'batc'. Did you mean 'batch'?"),
+        ("03_monitoring", {"runs": "x"}, "unknown parameter 'runs'. Did you mean 'run'?"),
+    ],
+)
+def test_an_unknown_parameter_is_an_error(
+    name: str, wrong: dict[str, Any], told: str, books: Path, tmp_path: Path
+) -> None:
+    before = sorted((books / "results").iterdir())
+    with pytest.raises(papermill.PapermillExecutionError) as error:
+        execute(name, tmp_path, books, **wrong)
+    assert told in str(error.value)
+    assert sorted((books / "results").iterdir()) == before
+
+
+def test_monitoring_a_finished_run(trained: Executed, books: Path, tmp_path: Path) -> None:
+    done = execute("03_monitoring", tmp_path, books, run="notebook")
+    assert "notebook: Finished" in done.text and "Every file of the run could be read" in done.text
+    assert "Epoch 2 of 2 done" in done.text
+    assert done.count(PLOTLY) == 4
+
+
+def test_monitoring_a_running_run_and_taking_the_newest(trained: Executed, books: Path, tmp_path: Path) -> None:
+    root = copy_of(books, tmp_path / "root", closing=False)
+    run = RunPaths(root / "results" / "notebook")
+    descriptor = lock.take(run.lock)
+    try:
+        done = execute("03_monitoring", tmp_path / "out", root)
+    finally:
+        os.close(descriptor)
+    assert "notebook: Running, epoch 2 of 2" in done.text
+    assert done.count(PLOTLY) == 4
+
+
+def test_monitoring_a_run_that_died_before_its_first_epoch(trained: Executed, books: Path, tmp_path: Path) -> None:
+    root = copy_of(books, tmp_path / "root", closing=False)
+    run = RunPaths(root / "results" / "notebook")
+    for path in (run.results_csv, run.steps_csv):
+        path.unlink()
+    started = [
+        event for event in journal.read_events(run.journal) if event["event"] in ("run_started", "attempt_started")
+    ]
+    run.journal.write_text("".join(json.dumps(event) + "\n" for event in started), encoding="utf-8")
+    done = execute("03_monitoring", tmp_path / "out", root, run="notebook")
+    assert "notebook: Dead at" in done.text and "results.csv is not there" in done.text
+    assert "No epoch is done yet" in done.text
+
+
+def copy_of(books: Path, root: Path, closing: bool) -> Path:
+    """The root with the run `notebook` alone, its journal with or without the run's end."""
+    shutil.copytree(books / "configs", root / "configs")
+    shutil.copytree(books / "results" / "notebook", root / "results" / "notebook")
+    run = RunPaths(root / "results" / "notebook")
+    kept = [e for e in journal.read_events(run.journal) if closing or e["event"] not in ("attempt_ended", "run_done")]
+    run.journal.write_text("".join(json.dumps(event) + "\n" for event in kept), encoding="utf-8")
+    return root
+
+
+class Lab:
+    """A kernel driven as JupyterLab drives it: every request says that a person can be asked."""
+
+    def __init__(self, cwd: Path) -> None:
+        self.manager, self.client = jupyter_client.manager.start_new_kernel(kernel_name="python3", cwd=str(cwd))
+        self.client.allow_stdin = True
+
+    def run(self, source: str, seconds: float = 60) -> str:
+        """What a cell prints or shows; AssertionError with the traceback if it raises."""
+        said: list[str] = []
+        reply = self.client.execute_interactive(
+            source, allow_stdin=True, timeout=seconds, output_hook=lambda message: said.append(content_text(message))
+        )
+        assert reply["content"]["status"] == "ok", reply["content"].get("traceback")
+        return "\n".join(said)
+
+    def updates(self, seconds: float) -> list[str]:
+        """The display updates that come within some seconds without any cell running."""
+        found, deadline = [], clock.monotonic() + seconds
+        while clock.monotonic() < deadline:
+            try:
+                message = self.client.get_iopub_msg(timeout=0.5)
+            except queue.Empty:
+                continue
+            if message["msg_type"] == "update_display_data":
+                found.append(content_text(message))
+        return found
+
+
+def content_text(message: Any) -> str:
+    content = message["content"]
+    return str(content.get("text") or content.get("data", {}).get("text/plain", ""))
+
+
+def code_of(name: str) -> list[str]:
+    book = nbformat.read(REPOSITORY / "notebooks" / f"{name}.ipynb", as_version=4)
+    return [cell.source for cell in book.cells if cell.cell_type == "code"]
+
+
+def test_watched_training_runs_in_the_background_and_outlives_its_kernel(
+    books: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RDDKIT_ROOT", str(books))
+    run = RunPaths(books / "results" / "watched")
+    lab = Lab(tmp_path)
+    try:
+        imports, _, check, train, *_ = code_of("02_training")
+        lab.run(imports)
+        words = "batch imgsz workers device".split()
+        values = "\n".join(f"{word} = None" for word in words)
+        lab.run(
+            f"config, name, overrides, resume, fresh = 'configs/tiny.yaml', 'watched', '', False, False\n{values}\nepochs = 3"
+        )
+        lab.run(check)
+        assert "new run watched" in lab.run(train, seconds=20)
+        assert lab.run("print(6 * 7)", seconds=5).strip() == "42"  # the kernel is free
+        assert read_status(run).state == "running"
+        assert any("Running" in update for update in lab.updates(6))
+        lab.manager.interrupt_kernel()
+    finally:
+        lab.client.stop_channels()
+        lab.manager.shutdown_kernel(now=True)
+    deadline = clock.monotonic() + 90
+    while read_status(run).state == "running" and clock.monotonic() < deadline:
+        clock.sleep(0.2)
+    assert read_status(run).state == "done"
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real images at {REAL}")
+def test_real_images_from_the_release_to_a_trained_model(books: Path, tmp_path: Path) -> None:
+    overrides = f"data='{tmp_path}/real/rdd2022.yaml' fraction=0.03"
+    setup = execute(
+        "01_setup", tmp_path / "out", books, config="configs/tiny.yaml", raw=str(REAL), overrides=overrides, epochs=1
+    )
+    assert "407 images" in setup.text and "121 boxes of other labels left out" in setup.text
+    assert setup.count("image/jpeg") == 1
+    settings = {"config": "configs/tiny.yaml", "name": "real", "overrides": overrides, "epochs": 1}
+    done = execute("02_training", tmp_path / "out", books, **settings)
+    assert "Finished" in done.text
+    assert len(read_rows(books / "results" / "real" / "results.csv")) == 1

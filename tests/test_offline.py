@@ -1,0 +1,90 @@
+"""Offline: our own copy of Ultralytics' settings, a font in the place where it would fetch one, and the switches."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rddkit import offline
+
+
+@pytest.fixture
+def users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's own settings file, where Ultralytics looks for it."""
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
+    file = tmp_path / "Ultralytics" / "settings.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"sync": True, "wandb": True, "uuid": "x"}))
+    return file
+
+
+def test_the_switches_are_those_ultralytics_reads(root: Path) -> None:
+    folder = str(root / ".cache" / "ultralytics")
+    assert offline.environment() == {"YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "False", "YOLO_CONFIG_DIR": folder}
+
+
+def test_the_users_settings_are_kept_in_our_copy_but_for_the_silence(root: Path, users: Path) -> None:
+    before = users.read_bytes()
+    folder = offline.prepare_home()
+    assert folder == root / ".cache" / "ultralytics" / "Ultralytics"
+    ours = json.loads((folder / "settings.json").read_text())
+    assert ours == {"sync": False, "wandb": True, "uuid": "x", "vscode_msg": False, "openvino_msg": False}
+    assert users.read_bytes() == before, "read, never written"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "\0"])
+def test_broken_settings_of_the_user_are_as_none(users: Path, content: str) -> None:
+    users.write_text(content)
+    ours = json.loads((offline.prepare_home() / "settings.json").read_text())
+    assert ours == offline.SILENT
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"sync": true}'])
+def test_our_copy_is_mended_where_it_is_not_silent(users: Path, content: str) -> None:
+    file = offline.prepare_home() / "settings.json"
+    file.write_text(content)
+    offline.prepare_home()
+    assert json.loads(file.read_text())["sync"] is False
+
+
+def test_what_ultralytics_added_to_our_copy_stays(users: Path) -> None:
+    file = offline.prepare_home() / "settings.json"
+    file.write_text(json.dumps({**offline.SILENT, "settings_version": "9"}))
+    offline.prepare_home()
+    assert json.loads(file.read_text())["settings_version"] == "9"
+
+
+def test_a_font_lies_where_arial_would_be_fetched() -> None:
+    folder = offline.prepare_home()
+    for name in ("Arial.ttf", "Arial.Unicode.ttf"):
+        assert (folder / name).read_bytes()[:4] == b"\0\1\0\0", "TrueType"
+
+
+@pytest.mark.parametrize(
+    ("platform", "path"),
+    [
+        ("darwin", "Library/Application Support/Ultralytics/settings.json"),
+        ("linux", ".config/Ultralytics/settings.json"),
+    ],
+)
+def test_the_users_settings_are_where_ultralytics_keeps_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, platform: str, path: str
+) -> None:
+    monkeypatch.delenv("YOLO_CONFIG_DIR", raising=False)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "platform", platform)
+    assert offline.users_settings() == tmp_path / path
+
+
+def test_ultralytics_itself_takes_our_settings_and_stays_silent(users: Path) -> None:
+    offline.prepare_home()
+    code = "from ultralytics.utils import SETTINGS, ONLINE; print(SETTINGS['sync'], SETTINGS['wandb'], ONLINE)"
+    environment = {**os.environ, **offline.environment()}
+    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert answer.stdout.split()[-3:] == ["False", "True", "False"]
