@@ -114,6 +114,7 @@ def shortfalls(events: list[journal.Event]) -> list[str]:
     if epochs != wanted:
         found.append(f"results.csv has the epochs {epochs}, not each of {wanted} once")
     found += [f"{path} is not there" for path in (RUN.best, RUN.report_html) if not path.is_file()]
+    found += records.read_records(RUN).notes
     for name in NOTEBOOKS:
         path = SAVED / f"{name}.ipynb"
         if not path.is_file() or path.stat().st_size > SMALL:

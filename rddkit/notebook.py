@@ -106,7 +106,8 @@ def show_plan(settings: Mapping[str, Any]) -> None:
     more = parse_overrides(settings.get("overrides"))
     args = config.load_config(settings.get("config"), {**_as_typed(named), **more}).args
     value = {key: args.get(key, kind.default) for key, kind in config.known_arguments().items()}
-    device, why = start.choose_device(args.get("device"), look_at_devices())
+    seen = {"cuda": [], "mps": False} if args.get("device") == "cpu" else look_at_devices()  # a look takes seconds
+    device, why = start.choose_device(args.get("device"), seen)
     batch, together = value["batch"], max(1, round(value["nbs"] / value["batch"]))
     folder = Path(args["project"]) / str(args["name"])
     rows = [

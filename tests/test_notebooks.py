@@ -51,7 +51,7 @@ class Executed:
         return sum(mimetype in out.get("data", {}) for out in self.outputs())
 
 
-def execute(name: str, folder: Path, root: Path, **parameters: Any) -> Executed:
+def execute(name: str, folder: Path, root: Path, /, **parameters: Any) -> Executed:
     """Papermill over a notebook, from a folder that is not the root, with one more cell that looks for torch."""
     folder.mkdir(parents=True, exist_ok=True)
     book = nbformat.read(REPOSITORY / "notebooks" / f"{name}.ipynb", as_version=4)
@@ -75,10 +75,14 @@ def books(make_root: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def trained(books: Path, tmp_path_factory: pytest.TempPathFactory) -> Executed:
-    """02 by papermill, to the end: the run `notebook`."""
-    return execute(
-        "02_training", tmp_path_factory.mktemp("out"), books, config="configs/tiny.yaml", name="notebook", batch=2
-    )
+    """02 by papermill, to the end: the run `notebook`; and beside it the same from the command line: `terminal`."""
+    out = tmp_path_factory.mktemp("out")
+    words = ["train", "--config", "configs/tiny.yaml", "--name", "terminal", "--batch", "2"]
+    environment = {**os.environ, "RDDKIT_ROOT": str(books)}
+    terminal = subprocess.Popen([sys.executable, "-m", "rddkit.cli", *words], cwd=out, env=environment)
+    done = execute("02_training", out, books, config="configs/tiny.yaml", name="notebook", batch=2)
+    assert terminal.wait(timeout=120) == 0
+    return done
 
 
 def rows_but_time(run: Path) -> list[dict[str, float]]:
@@ -106,12 +110,7 @@ def test_training_headless_tells_every_epoch_and_shows_the_result(trained: Execu
     assert (books / "results" / "notebook" / "weights" / "best.pt").is_file()
 
 
-def test_training_by_papermill_gives_the_rows_of_the_command_line(
-    trained: Executed, books: Path, tmp_path: Path
-) -> None:
-    words = ["train", "--config", "configs/tiny.yaml", "--name", "terminal", "--batch", "2"]
-    environment = {**os.environ, "RDDKIT_ROOT": str(books)}
-    subprocess.run([sys.executable, "-m", "rddkit.cli", *words], cwd=tmp_path, env=environment, check=True, timeout=120)
+def test_training_by_papermill_gives_the_rows_of_the_command_line(trained: Executed, books: Path) -> None:
     rows = rows_but_time(books / "results" / "terminal")
     assert len(rows) == 2
     assert rows == rows_but_time(books / "results" / "notebook")
@@ -243,11 +242,8 @@ def test_watched_training_runs_in_the_background_and_outlives_its_kernel(
     try:
         imports, _, check, train, *_ = code_of("02_training")
         lab.run(imports)
-        words = "batch imgsz workers device".split()
-        values = "\n".join(f"{word} = None" for word in words)
-        lab.run(
-            f"config, name, overrides, resume, fresh = 'configs/tiny.yaml', 'watched', '', False, False\n{values}\nepochs = 3"
-        )
+        lab.run("\n".join(f"{word} = None" for word in "batch imgsz workers device".split()))
+        lab.run("config, name, epochs, overrides = 'configs/tiny.yaml', 'watched', 3, ''\nresume = fresh = False")
         lab.run(check)
         assert "new run watched" in lab.run(train, seconds=20)
         assert lab.run("print(6 * 7)", seconds=5).strip() == "42"  # the kernel is free
