@@ -70,6 +70,7 @@ class Steps:
             attempt,
             beat["epoch"],
             beat["batch"],
+            beat["batches"],
             *losses.values(),
             beat["lr"],
             beat["images_per_second"],
