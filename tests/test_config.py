@@ -286,7 +286,7 @@ def test_command_line_papermill_and_python_give_the_same_plan(
     )
     ask = (
         f"import sys, json\nfrom rddkit import cli, run\nrun.look_at_devices = lambda: {seen}\n"
-        "tell = lambda self, detach: sys.exit(print(json.dumps([self.record.config, self.record.plan])))\n"
+        "tell = lambda self, **how: sys.exit(print(json.dumps([self.record.config, self.record.plan])))\n"
         "run.Run.start = tell\n"
         "cli.main()"
     )
