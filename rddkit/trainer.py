@@ -145,8 +145,10 @@ class RoadDamageTrainer(WholeCheckpoints):
         self.epoch = place.epoch
         if place.stage != "trained":
             self._train_epoch(place.images)
-            if hasattr(unwrap_model(self.model).criterion, "update"):
-                unwrap_model(self.model).criterion.update()
+            # Built by the first forward; there is none after a resume at the epoch's last batch.
+            criterion = getattr(unwrap_model(self.model), "criterion", None)
+            if hasattr(criterion, "update"):
+                criterion.update()
         self.lr = {f"lr/pg{i}": group["lr"] for i, group in enumerate(self.optimizer.param_groups)}
         self.run_callbacks("on_train_epoch_end")
         self.ema.update_attr(self.model, include=["yaml", "nc", "args", "names", "stride", "class_weights"])

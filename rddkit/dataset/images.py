@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from rddkit.dataset.geometry import Picture
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 SMALLEST = 10  # pixels; Ultralytics refuses images with a shorter side (data/utils.py, check_image)
+STARTS = (b"\xff\xd8", b"\x89PNG\r\n\x1a\n")  # of JPEG and PNG files
 JPEG_END = b"\xff\xd9"
 EXIF_ORIENTATION = 274
 
@@ -27,6 +29,7 @@ def look(path: Path) -> Picture:
     try:
         with open(path, "rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged EXIF blocks and large images; errors still come
+            _see_the_start(file)
             with Image.open(file, formats=("JPEG", "PNG")) as image:
                 width, height = image.size
                 orientation = _orientation(image)
@@ -37,6 +40,13 @@ def look(path: Path) -> Picture:
     if min(width, height) < SMALLEST:
         raise BadImage(f"image is {width}x{height} pixels, too small to train on")
     return Picture(height, width, orientation) if orientation > 4 else Picture(width, height, orientation)
+
+
+def _see_the_start(file: BinaryIO) -> None:
+    # Not left to Pillow: in a process with Ultralytics, its patch of Image.open asks for a HEIF reader instead.
+    if not file.read(8).startswith(STARTS):
+        raise BadImage("file is not a JPEG or PNG image")
+    file.seek(0)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -57,6 +67,6 @@ def _why(path: Path, error: Exception) -> str:
         return "image is missing"
     if path.stat().st_size == 0:
         return "image is empty (0 bytes)"
-    if isinstance(error, UnidentifiedImageError):
-        return "file is not a JPEG or PNG image"
+    if isinstance(error, BadImage):
+        return str(error)
     return f"image cannot be read: {error}"
