@@ -45,6 +45,7 @@ def take(path: Path, wait_seconds: float = 2.0) -> int:
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.utime(fd)  # since when it is held, for who reads it before it is signed
             return fd
         except BlockingIOError:
             if clock.monotonic() > deadline:

@@ -17,6 +17,7 @@ from rddkit.paths import RunPaths
 
 State = Literal["new", "running", "stopped", "dead", "done", "failed"]
 RUNNING_EXIT = 3
+YOUNG_SECONDS = 10.0
 EXIT_CODES: dict[str, int] = {"done": 0, "stopped": 75, "dead": 75, "failed": 1, "running": RUNNING_EXIT, "new": 75}
 BADGES = {"run_done": "done", "run_failed": "failed", "run_stopped": "stopped"}
 
@@ -87,7 +88,17 @@ def read_status(paths: RunPaths, now: datetime | None = None) -> Status:
     """The status of the run in `paths`, from its files and its lock alone."""
     events = journal.read_events(paths.journal)
     progress = read_progress(paths.progress)
-    return judge(paths, events, progress, read_rows(paths.results_csv), lock.is_held(paths.lock), now)
+    held = lock.is_held(paths.lock)
+    orphan = held and bool(progress) and not lock.signature(paths.lock) and not _is_young(paths.lock)
+    return judge(paths, events, progress, read_rows(paths.results_csv), held and not orphan, now)
+
+
+def _is_young(path: Path) -> bool:
+    """Whether the lock was touched a moment ago: a supervisor that starts takes it before it signs it."""
+    try:
+        return clock.utc_now().timestamp() - path.stat().st_mtime < YOUNG_SECONDS
+    except OSError:
+        return True
 
 
 def judge(
@@ -142,6 +153,7 @@ UNASKED = ("killed", "oom", "leak", "hang", "crash", "nonfinite")
 def say(state: State, known: dict[str, Any], events: list[Event]) -> str:
     """The sentence: what the run is doing or how it ended, in the words a person would use."""
     where = f"epoch {known['epoch']} of {known['epochs']}" if known["epochs"] else f"epoch {known['epoch']}"
+    where = where if known["epoch"] else "getting ready"
     trouble = _trouble(known, events)
     if state == "new":
         return "Not started yet; start it with: rddkit train"

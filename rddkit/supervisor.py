@@ -106,7 +106,7 @@ class Supervisor:
                 "run_done",
                 number,
                 epochs=len(rows),
-                best_epoch=best.get("epoch"),
+                best_epoch=int(best["epoch"]) if "epoch" in best else None,
                 best_map50=best.get("metrics/mAP50(B)"),
                 seconds=rows[-1].get("time") if rows else None,
             )

@@ -58,7 +58,7 @@ def test_every_state_has_its_exit_code() -> None:
     ("events", "held", "progress", "sentence"),
     [
         ([], False, {}, "Not started yet; start it with: rddkit train"),
-        (BEGUN, True, {}, "Running, epoch 0"),
+        (BEGUN, True, {}, "Running, getting ready"),
         (BEGUN, True, PROGRESS, "Running, epoch 41 of 200"),
         (
             BEGUN,
