@@ -14,7 +14,8 @@ from ultralytics.data.base import BaseDataset
 from ultralytics.data.build import InfiniteDataLoader, _RepeatSampler
 from ultralytics.engine.trainer import BaseTrainer
 
-from rddkit import clock, durable, faults, memory, status
+from rddkit import caps, clock, durable, faults, memory, status
+from rddkit.config import known_arguments
 from rddkit.exactness import Exactness, judge, loop_for
 from rddkit.paths import RunPaths
 from rddkit.runfile import RunFile
@@ -72,7 +73,7 @@ def ultralytics_device(device: str) -> str:
 
 def arguments(paths: RunPaths, record: RunFile) -> dict[str, Any]:
     """The Ultralytics arguments of an attempt: what was asked, under the plan, in this folder."""
-    plan = {key: value for key, value in record.plan.items() if not key.startswith("val_")}
+    plan = {key: value for key, value in record.plan.items() if key in known_arguments()}
     return {
         **record.config,
         **plan,
@@ -160,9 +161,14 @@ def tell_resumed(talk: Talk, paths: RunPaths, found: Found, exactness: Exactness
     talk.event("resumed", epoch=epoch, batch=done, **how, train_seconds=round(seconds, 2))
 
 
-def train(paths: RunPaths, record: RunFile, attempt: int, talk: Talk, orders: Orders) -> bool:
-    """Train one attempt to the end; False if it was asked to stop before."""
+def train(paths: RunPaths, record: RunFile, attempt: int, talk: Talk, orders: Orders, reseed: bool = False) -> bool:
+    """Train one attempt to the end; False if it was asked to stop before.
+
+    `reseed`: draw other random numbers than the attempt before did from the same place.
+    """
     faults.begin(attempt)
+    if record.safety["cap"]:
+        print(caps.on_device(record.device, None if record.safety["budget"] == "auto" else record.budget["bytes"]))
     quiet_bars()
     fix_threads(record.threads)
     loop = loop_for(arguments(paths, record), changed_sources())
@@ -182,8 +188,13 @@ def train(paths: RunPaths, record: RunFile, attempt: int, talk: Talk, orders: Or
     place = found.state["place"] if found.state else None
     rows = found.epochs_done if place is None else place["epoch"] + (1 if place["stage"] == "finished" else 0)
     if attempt > 1 or found.epochs_done:
-        tell_resumed(talk, paths, found, judge(found.state, found.epochs_done, about, loop, passed_over))
+        exactness = judge(found.state, found.epochs_done, about, loop, passed_over)
+        if reseed:
+            exactness = Exactness(False, "other random numbers: the same ones led to what is not a number")
+        tell_resumed(talk, paths, found, exactness)
     session = Session(store, talk, orders, found, record.safety)
+    session.seed = attempt if reseed else None
+    session.budget = int(record.budget.get("bytes") or 0)
     session.validation.batch = record.plan.get("val_batch")
     session.validation.imgsz = record.plan.get("val_imgsz")
     kind = RoadDamageTrainer if exact_loop else WholeCheckpoints
@@ -192,6 +203,8 @@ def train(paths: RunPaths, record: RunFile, attempt: int, talk: Talk, orders: Or
     watch = Watch(trainer, session, leaves=not exact_loop)
     watch.batch = place["images"] // record.plan["batch"] if place and place["stage"] != "finished" else 0
     watch.attach()
+    capped = record.safety["cap"] and record.device == "cpu"
+    trainer.add_callback("on_train_start", lambda _trainer: print(caps.with_model(session.budget, capped), flush=True))
     if record.safety["clear_cache"]:
         talk.event("cache_cleared", freed_bytes=memory.clear_cache(record.device), when="before training")
     try:

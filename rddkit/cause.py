@@ -7,16 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Name = Literal["done", "stopped", "killed", "crash"]
+from rddkit import allocators
+from rddkit.memory import human
+
+Name = Literal["done", "stopped", "oom", "leak", "nonfinite", "hang", "killed", "crash"]
 STOPPED_EXIT = 75  # EX_TEMPFAIL of sysexits.h: try again later
+NO_PLAN_EXIT = 69  # EX_UNAVAILABLE: no plan fits the budget
+KILLING = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+LOADER_KILLED = "killed by signal: Killed"  # torch/utils/data/_utils/signal_handling.py
+# A worker has a leak if its peak over a whole epoch grew by this much since its first, whichever is more.
+LEAK_SHARE, LEAK_BYTES = 0.05, 48 << 20
 
 
 @dataclass(frozen=True)
 class Ending:
     """What the supervisor saw of an attempt's end.
 
-    `exit` is the worker's exit status, negative for a signal; `outcome` and `error` are its last words, if any; `asked`
-    says who asked it to stop and how.
+    `exit` is the worker's exit status, negative for a signal; `outcome`, `error`, `phase` are its last words, if any;
+    `asked` says who asked it to stop and how; `guard` and `hang` what made the supervisor end it; `kernel_kills` how
+    many more the kernel's counter shows than before, read from `kernel_source` (`kernel_own`: its own cgroup's);
+    `footprints` the most it held in each whole epoch of this attempt; `pressure` the highest macOS level.
     """
 
     exit: int
@@ -24,6 +34,14 @@ class Ending:
     error: str = ""
     asked: str | None = None
     log_tail: str = ""
+    phase: str = ""
+    guard: str | None = None
+    hang: str | None = None
+    kernel_kills: int = 0
+    kernel_source: str = ""
+    kernel_own: bool = True
+    footprints: tuple[int, ...] = ()
+    pressure: int | None = None
 
 
 @dataclass(frozen=True)
@@ -38,10 +56,11 @@ class Cause:
 class Step:
     """What the supervisor does next, and why. `exit` is the command's exit code where the run ends here."""
 
-    action: Literal["finish", "stop", "retry", "fail"]
+    action: Literal["finish", "stop", "retry", "fallback", "fail"]
     reason: str
     exit: int = 0
     wait_seconds: float = 0.0
+    reseed: bool = False
 
 
 def signal_name(number: int) -> str:
@@ -56,9 +75,16 @@ def name_cause(end: Ending) -> Cause:
     """Name why an attempt ended. The worker's own last words count before its exit status, and that before a guess."""
     if end.outcome == "done" and end.exit == 0:
         return Cause("done", f"all epochs done, exit {end.exit}")
+    if end.hang:
+        return Cause("hang", end.hang)
+    memory = _sign_of_memory(end)
+    if memory is not None:
+        return _oom_or_leak(end, memory)
     if end.outcome == "stopped":
         return Cause("stopped", end.asked or end.error or "asked to stop")
-    if end.outcome == "crash":
+    if end.outcome == "nonfinite":
+        return Cause("nonfinite", end.error or "loss or weights are not numbers")
+    if end.outcome in ("crash", "oom"):
         return Cause("crash", end.error or "an exception without a text")
     if end.asked and end.exit < 0:
         return Cause("stopped", f"{end.asked}; ended by {signal_name(-end.exit)}")
@@ -66,10 +92,46 @@ def name_cause(end: Ending) -> Cause:
         return Cause("stopped", f"{end.asked or 'asked to stop'}; ended by a second {signal_name(end.exit - 128)}")
     if end.exit < 0:
         name = signal_name(-end.exit)
-        if -end.exit in (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        if -end.exit in KILLING:
             return Cause("killed", f"{name} from outside, no sign of memory")
         return Cause("crash", f"{name}: the interpreter or a library died; last log lines:\n{end.log_tail}")
     return Cause("crash", f"exit {end.exit} without a last word; last log lines:\n{end.log_tail}")
+
+
+def _sign_of_memory(end: Ending) -> str | None:
+    """The evidence that memory was the cause; None without any."""
+    if end.guard and not end.asked:
+        return f"our guard: {end.guard}"
+    if end.outcome == "oom":
+        return f"{end.error} (in {end.phase or 'training'})"
+    if end.outcome == "crash" and end.kernel_kills > 0 and LOADER_KILLED in end.error:
+        return f"the kernel killed a loader process: {end.error.splitlines()[0]} ({end.kernel_source})"
+    if end.outcome is not None or end.exit >= 0:
+        return None
+    if end.exit == -signal.SIGKILL and end.kernel_kills > 0 and not end.asked:
+        where = "the kernel's kill counter" if end.kernel_own else "the whole machine's kill counter"
+        return f"SIGKILL, and {where} went up by {end.kernel_kills} ({end.kernel_source})"
+    if end.exit == -signal.SIGKILL and (end.pressure or 0) >= 4:
+        return "SIGKILL while macOS said memory pressure was critical"
+    owner = allocators.who_ran_out("", end.log_tail[-2000:])
+    if end.exit in (-signal.SIGABRT, -signal.SIGSEGV) and owner:
+        return f"{signal_name(-end.exit)} after {owner} said that memory was out"
+    return None
+
+
+def grown(footprints: Sequence[int]) -> int:
+    """Bytes by which the last whole epoch's peak exceeds the first's; 0 without two epochs to compare."""
+    return max(0, footprints[-1] - footprints[0]) if len(footprints) > 1 else 0
+
+
+def _oom_or_leak(end: Ending, evidence: str) -> Cause:
+    """A plan that trained whole epochs in less is not too big: its footprint grew."""
+    growth = grown(end.footprints)
+    if growth > max(LEAK_BYTES, LEAK_SHARE * (end.footprints[0] if end.footprints else 0)):
+        first, last = (human(end.footprints[which]) for which in (0, -1))
+        epochs = len(end.footprints)
+        return Cause("leak", f"{evidence}; its epochs' peaks grew from {first} to {last} over {epochs} epochs")
+    return Cause("oom", evidence)
 
 
 def without_progress(marks: Sequence[int], start: int = 0) -> int:
@@ -87,11 +149,12 @@ def without_progress(marks: Sequence[int], start: int = 0) -> int:
     return stuck
 
 
-def next_step(cause: Cause, stuck: int, retries: int, backoff_seconds: float) -> Step:
+def next_step(cause: Cause, stuck: int, retries: int, backoff_seconds: float, lighter: bool = False) -> Step:
     """What follows a cause.
 
     Args:
         cause: why the attempt ended.
+        lighter: whether there is a fallback that has not failed yet.
         stuck: attempts in a row without progress, this one counted if it made none.
         retries: how many such attempts are allowed.
         backoff_seconds: the wait before the second; doubled for each one more.
@@ -102,7 +165,17 @@ def next_step(cause: Cause, stuck: int, retries: int, backoff_seconds: float) ->
         return Step("stop", cause.evidence, exit=STOPPED_EXIT)
     if cause.name == "crash":
         return Step("fail", "a crash is not a memory matter and would repeat itself", exit=1)
+    if cause.name == "oom" and lighter:
+        return Step("fallback", cause.evidence)  # each one tried is remembered, so that this ends
+    if cause.name == "oom" and stuck > 0:
+        return Step("fail", "no lighter plan is left that fits the budget", exit=NO_PLAN_EXIT)
     if stuck > retries:
         return Step("fail", f"{stuck} attempts in a row without progress; {retries} are allowed", exit=1)
     wait = 0.0 if stuck <= 1 else backoff_seconds * 2 ** (stuck - 2)
-    return Step("retry", "same plan, a fresh process", wait_seconds=wait)
+    reasons = {
+        "oom": "the lightest plan got further than the attempt before: the same in a fresh process",
+        "leak": "the same plan in a fresh process: the only sure way to get leaked memory back",
+        "nonfinite": "back to the last good snapshot, with other random numbers: the same would end the same",
+    }
+    reason = reasons.get(cause.name, "same plan, a fresh process")
+    return Step("retry", reason, wait_seconds=wait, reseed=cause.name == "nonfinite")

@@ -14,6 +14,7 @@ from rddkit import cgroup
 
 MIB = 1 << 20
 GIB = 1 << 30
+MACHINE = "the machine's memory"
 
 
 class Reading(NamedTuple):
@@ -82,7 +83,7 @@ def total(system: cgroup.System | None = None) -> Reading:
         tightest = min(limited, key=lambda group: group.limit or 0)
         if (tightest.limit or 0) < machine:
             return Reading(tightest.limit or 0, str(tightest.limit_file))
-    return Reading(machine, "the machine's memory")
+    return Reading(machine, MACHINE)
 
 
 def available(system: cgroup.System | None = None) -> Reading:
@@ -103,8 +104,9 @@ def swap_used() -> Reading:
 
 
 def reserve(share: float = 0.06, least: int = 256 * MIB, most: int = 2 * GIB) -> Reading:
-    """What is left to the system: a share of what there is, within bounds."""
+    """What is left to the system: a share of what there is, within bounds. A cgroup has no system in it: a quarter."""
     whole = total()
+    least = least // 4 if whole.source != MACHINE else least
     kept = int(min(max(whole.bytes * share, least), most))
     return Reading(kept, f"{share:.0%} of {human(whole.bytes)}, at least {human(least)}, at most {human(most)}")
 
@@ -146,6 +148,18 @@ def clear_cache(device: str = "cpu") -> int:
     with contextlib.suppress(OSError, AttributeError):  # glibc only; other C libraries have no such call
         ctypes.CDLL(None).malloc_trim(0)
     return max(0, before - own.memory_info().rss)
+
+
+def device_cache(device: str) -> int:
+    """Bytes this process's device allocator holds beyond live tensors; 0 on the CPU or without torch loaded."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return 0
+    if device == "mps":
+        return int(torch.mps.driver_allocated_memory()) - int(torch.mps.current_allocated_memory())
+    if device.startswith("cuda"):
+        return int(torch.cuda.memory_reserved()) - int(torch.cuda.memory_allocated())
+    return 0
 
 
 def device_memory(device: str) -> int | None:

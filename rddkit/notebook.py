@@ -16,7 +16,7 @@ from typing import Any
 from IPython import display as ipython
 from IPython.core.getipython import get_ipython
 
-from rddkit import clock, config, dataset, exhibits, paths, start, status, supervisor, words
+from rddkit import books, clock, config, dataset, exhibits, paths, start, status, words
 from rddkit.config import ConfigError
 from rddkit.parameters import check_parameters as check_parameters  # for the notebooks
 from rddkit.parameters import parse_overrides
@@ -175,7 +175,7 @@ def not_done(run: Run, code: int) -> str:
     told = f"the run {run.name!r} ended with exit code {code}. {now.sentence}"
     if now.state == "failed":
         log = run.paths.log(now.attempt)
-        told += f"\nLast lines of {log}:\n{supervisor.log_tail(log, LOG_BYTES)}"
+        told += f"\nLast lines of {log}:\n{books.log_tail(log, LOG_BYTES)}"
     way = "mend that, then" if now.state == "failed" else "to continue,"
     told += f"\nNext: {way} run this notebook again with the same parameters, or rddkit train with the same settings."
     return f"{told}\npapermill only says 0 or 1; this run's own exit code: rddkit status {run.name} --exit-code"

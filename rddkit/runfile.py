@@ -17,7 +17,9 @@ SCHEMA = 1
 
 @dataclass
 class RunFile:
-    """The content of run.yaml. `config` is what was asked, `plan` what the next attempt uses."""
+    """The content of run.yaml. `config` is what was asked, `plan` what the next attempt uses, `failed` the
+    plans that were too big.
+    """
 
     name: str
     created: str
@@ -31,6 +33,7 @@ class RunFile:
     choices: dict[str, dict[str, Any]] = field(default_factory=dict)
     budget: dict[str, Any] = field(default_factory=dict)
     allocator: dict[str, str] = field(default_factory=dict)
+    failed: list[dict[str, Any]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     dataset: dict[str, Any] = field(default_factory=dict)
     git: dict[str, Any] = field(default_factory=dict)

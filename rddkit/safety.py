@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,7 +34,26 @@ class Safety(BaseModel):
     snapshot_daily_bytes: int = Field(100_000_000_000, gt=0, description="snapshots write no more than this a day")
     disk_reserve: int = Field(500_000_000, ge=0, description="bytes left on the disk below which the run stops")
     val_period: int = Field(1, ge=1, description="validate every n epochs; the last always")
-    clear_cache: bool = Field(True, description="empty the device's cache before training")
+    clear_cache: bool = Field(True, description="empty the device's cache: before training, and when it grows")
+    cache_share: float = Field(
+        0.25, gt=0, le=1, description="share of the budget that a device's unused cache may hold within an epoch"
+    )
+    cap: bool = Field(True, description="cap the worker, so that too much memory is an exception and not a kill")
+    guard: bool = Field(True, description="watch free memory, and have the worker leave before the system kills it")
+    guard_warn: float = Field(0.10, gt=0, lt=1, description="warn when less than this share of the budget is free")
+    guard_stop: float = Field(0.05, gt=0, lt=1, description="snapshot and leave when less than this is free")
+    guard_end: float = Field(0.02, gt=0, lt=1, description="end the worker when less than this is free")
+    fallbacks: list[Literal["lean", "batch", "checkpointing", "imgsz"]] = Field(
+        ["lean", "batch", "imgsz"], description="kinds of lighter plans to take, always in the order of their cost"
+    )
+    min_imgsz: int = Field(320, ge=32, multiple_of=32, description="the smallest image size still worth training")
+    hang_seconds: float | Literal["auto"] = Field(
+        "auto", description="silence that ends a worker; auto: 1800 while it starts, 600 in training and validation"
+    )
+    keep_awake: bool = Field(True, description="keep a Mac awake while it trains (caffeinate)")
+    notify: list[str] = Field(
+        [], description="a command, word by word, run on fallback, done and failed; RDDKIT_SENTENCE says what happened"
+    )
 
 
 def load_safety(source: str | Path | None = None) -> Safety:
@@ -71,7 +91,7 @@ def describe() -> str:
     """The default file, each value with what it is for."""
     lines = ["# What rddkit itself may do. Every key is optional; these are the defaults."]
     for name, field in Safety.model_fields.items():
-        default = str(field.default).lower() if isinstance(field.default, bool) else field.default
+        default = json.dumps(field.default) if isinstance(field.default, (bool, list)) else field.default
         lines.append(f"{name}: {default} # {field.description}")
     return "\n".join(lines) + "\n"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from rddkit import clock, snapshot, state
+from rddkit import clock, memory, snapshot, state
 from rddkit.snapshot import Place, Store
 
 # A due snapshot waits for the next optimizer step, when no gradients are held; no longer than this.
@@ -73,6 +73,8 @@ class Session:
         self.end_of_epoch = found.path if found.state and found.state["place"]["stage"] == "trained" else None
         self.pending: tuple[Any, Place, dict[str, Any]] | None = None
         self.overhead = 0.0
+        self.seed: int | None = None  # other random numbers than those that led to what is not a number
+        self.budget = 0
 
     # -- called by the loop --------------------------------------------------------------------------------------------
 
@@ -147,6 +149,12 @@ class Session:
     def heed(self) -> None:
         if self.orders.stop:
             raise StopRequested(self.orders.stop)
+
+    def mind_cache(self, device: str) -> None:
+        """Within an epoch: empty a device's cache that holds more unused memory than is allowed."""
+        cached = memory.device_cache(device)
+        if self.safety["clear_cache"] and self.budget and cached > self.safety["cache_share"] * self.budget:
+            self.talk.event("cache_cleared", freed_bytes=memory.clear_cache(device), when="within the epoch")
 
     # -- snapshots -----------------------------------------------------------------------------------------------------
 

@@ -20,9 +20,9 @@ import torch
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import LOGGER, TQDM
 from ultralytics.utils.patches import override_configs
-from ultralytics.utils.torch_utils import autocast, strip_optimizer, unwrap_model
+from ultralytics.utils.torch_utils import autocast, init_seeds, strip_optimizer, unwrap_model
 
-from rddkit import durable, faults, state
+from rddkit import durable, faults, memory, state
 from rddkit.order import Order, own_order
 from rddkit.session import NonFinite, Session
 from rddkit.snapshot import Place
@@ -62,6 +62,15 @@ class WholeCheckpoints(DetectionTrainer):
     def train_seconds(self) -> float:
         """Seconds of training so far, over all attempts."""
         return float(time.time() - self.train_time_start)
+
+    def _clear_memory(self, threshold: float | None = None) -> None:
+        """Ultralytics' clearing, before validation and after each epoch, with what it gave back told."""
+        device = str(self.device)
+        before = memory.device_memory(device)
+        super()._clear_memory(threshold)
+        if before is not None:
+            freed = max(0, before - (memory.device_memory(device) or 0))
+            self.session.talk.event("cache_cleared", freed_bytes=freed, when="between training and validation")
 
     def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
         """The loader; validation has the plan's own batch and keeps the image size the run began with."""
@@ -146,7 +155,7 @@ class RoadDamageTrainer(WholeCheckpoints):
         if place.stage != "trained":
             self._train_epoch(place.images)
             # Built by the first forward; there is none after a resume at the epoch's last batch.
-            criterion = getattr(unwrap_model(self.model), "criterion", None)
+            criterion: Any = getattr(unwrap_model(self.model), "criterion", None)
             if hasattr(criterion, "update"):
                 criterion.update()
         self.lr = {f"lr/pg{i}": group["lr"] for i, group in enumerate(self.optimizer.param_groups)}
@@ -194,8 +203,11 @@ class RoadDamageTrainer(WholeCheckpoints):
             number = i + self.batches * self.epoch
             self._warm_up(number)
             self._forward_backward(batch, i)
+            if not math.isfinite(self.loss):
+                raise NonFinite(f"the loss is {float(self.loss)} at epoch {self.epoch + 1}, batch {i + 1}")
             stepped = number - self.last_opt_step >= self.accumulate
             if stepped:
+                faults.point("step")
                 self.optimizer_step()
                 self.last_opt_step = number
             bar.set_description(self._line(batch))
@@ -229,10 +241,12 @@ class RoadDamageTrainer(WholeCheckpoints):
                 self.loss_names = tuple(self.loss_items)
                 LOGGER.info(self.progress_string())
                 self.metrics.update(dict.fromkeys(self.label_loss_items(prefix="val"), 0.0))
+            faults.point("forward")
             if self.tloss is None:
                 self.tloss = self.loss_items
             else:
                 self.tloss = {k: (self.tloss[k] * i + v) / (i + 1) for k, v in self.loss_items.items()}
+        faults.point("backward")
         self.scaler.scale(self.loss).backward()
 
     def _close_mosaic(self) -> None:
@@ -312,6 +326,8 @@ class RoadDamageTrainer(WholeCheckpoints):
             self.order.continue_pass(place.epoch, start, place.images)
         state.refill_mosaic_buffer(self.train_loader.dataset, found.state["mosaic_buffer"])
         state.set_random_state(found.state["rng"], self.device)
+        if self.session.seed is not None:
+            init_seeds(self.args.seed + self.session.seed, deterministic=self.args.deterministic)
         found.state = None  # its tensors have been copied
         return place
 

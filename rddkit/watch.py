@@ -61,6 +61,7 @@ class Watch:
         self.batch += 1
         self.pace.batch()
         self.say("train")
+        self.session.mind_cache(str(trainer.device))
         if self.leaves:
             self.session.heed()
 

@@ -1,7 +1,7 @@
 """The worker: one attempt's child process. It trains, tells the supervisor how it goes, and stops when asked.
 
-`python -m rddkit.worker FOLDER ATTEMPT FD`: messages go to descriptor FD, one JSON object a line; orders (`stop`,
-`snapshot`) come on standard input, whose end means that the supervisor is gone.
+`python -m rddkit.worker FOLDER ATTEMPT FD [--reseed]`: messages go to descriptor FD, one JSON object a line; orders
+(`stop`, `snapshot`) come on standard input, whose end means that the supervisor is gone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from rddkit import clock, memory, offline, runfile
+from rddkit import allocators, caps, clock, memory, offline, runfile
+from rddkit.allocators import stage_of
 from rddkit.cause import STOPPED_EXIT
 from rddkit.paths import RunPaths
 
@@ -57,9 +58,9 @@ class Talk:
         """Ask the supervisor to journal an event."""
         self._send({"kind": "event", "event": event, **fields})
 
-    def end(self, outcome: str, error: str = "") -> None:
-        """The last words."""
-        self._send({"kind": "end", "outcome": outcome, "error": error})
+    def end(self, outcome: str, error: str = "", stage: str = "") -> None:
+        """The last words; `stage` is what training was doing."""
+        self._send({"kind": "end", "outcome": outcome, "error": error, "stage": stage})
 
 
 class Orders:
@@ -96,16 +97,39 @@ class Orders:
         threading.Timer(ORPHAN_SECONDS, os._exit, (STOPPED_EXIT,)).start()
 
 
-def run(paths: RunPaths, attempt: int, talk: Talk, orders: Orders, record: runfile.RunFile) -> int:
+def last_words(error: BaseException) -> tuple[str, str, str]:
+    """The outcome (oom, nonfinite, crash), its text, and what training was doing, from an exception and its causes."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    for link in chain:
+        kind, text = type(link).__name__, str(link)
+        functions = [frame.name for frame in traceback.extract_tb(link.__traceback__)]
+        if owner := allocators.who_ran_out(kind, text):
+            return (
+                "oom",
+                f"{owner}: {kind}: {text.strip().splitlines()[0] if text.strip() else ''}",
+                stage_of(functions),
+            )
+        if kind == "NonFinite":
+            return "nonfinite", text, stage_of(functions)
+    return "crash", f"{type(error).__name__}: {error}", ""
+
+
+def run(
+    paths: RunPaths, attempt: int, talk: Talk, orders: Orders, record: runfile.RunFile, reseed: bool = False
+) -> int:
     """Train until done or stopped; the exit status. Every way out has last words, but for a kill."""
     try:
         talk.beat("start")
         from rddkit import attempt as one
 
-        finished = one.train(paths, record, attempt, talk, orders)
+        finished = one.train(paths, record, attempt, talk, orders, reseed)
     except Exception as error:
         traceback.print_exc()
-        talk.end("crash", f"{type(error).__name__}: {error}")
+        talk.end(*last_words(error))
         return 1
     if not finished:
         talk.end("stopped", orders.stop or "")
@@ -116,6 +140,9 @@ def run(paths: RunPaths, attempt: int, talk: Talk, orders: Orders, record: runfi
 
 def main() -> int:
     faulthandler.enable()
+    faulthandler.register(
+        signal.SIGUSR2, all_threads=True
+    )  # the supervisor asks for it before it ends a hanging worker
     folder, attempt, fd = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     os.set_inheritable(fd, False)
     offline.prepare_home()  # first: it reads the user's own settings, which the next line hides
@@ -124,7 +151,8 @@ def main() -> int:
     record = runfile.read(paths.run_yaml)
     orders = Orders()
     orders.listen()
-    return run(paths, attempt, Talk(fd, record.device), orders, record)
+    caps.before_torch(int(record.budget.get("bytes") or 0), record.safety["cap"] and record.device == "cpu")
+    return run(paths, attempt, Talk(fd, record.device), orders, record, "--reseed" in sys.argv[4:])
 
 
 if __name__ == "__main__":

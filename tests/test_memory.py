@@ -80,10 +80,15 @@ def test_the_budget_is_never_negative(machine: None) -> None:
     ids=["least", "6 %", "most"],
 )
 def test_the_reserve_is_a_share_within_bounds(monkeypatch: pytest.MonkeyPatch, total: int, kept: int) -> None:
-    monkeypatch.setattr(memory, "total", lambda system=None: Reading(total, "x"))
+    monkeypatch.setattr(memory, "total", lambda system=None: Reading(total, memory.MACHINE))
     reserve = memory.reserve()
     assert reserve.bytes == kept
     assert reserve.source == f"6% of {memory.human(total)}, at least 256 MB, at most 2.0 GB"
+
+
+def test_a_cgroup_has_no_system_in_it_and_keeps_a_quarter_of_the_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "total", lambda system=None: Reading(GIB, "cgroup limit"))
+    assert memory.reserve().bytes == 64 * MIB
 
 
 def test_swap_that_cannot_be_read_is_zero_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:

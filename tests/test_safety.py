@@ -53,7 +53,7 @@ def test_a_named_file_that_is_missing_is_an_error_with_what_is_there(root: Path)
         ),
         ("retries: true", "retries=True: input should be a valid integer (attempts"),
         ("retries: -1", "retries=-1: input should be greater than or equal to 0 (attempts"),
-        ("clear_cache: 1", "clear_cache=1: input should be a valid boolean (empty the device's cache before training)"),
+        ("clear_cache: 1", "clear_cache=1: input should be a valid boolean (empty the device's cache: before training"),
         ("backoff_seconds: .nan", "backoff_seconds=nan: input should be"),
         ("budget: lots", "budget='lots': input should be a valid integer or should be 'auto' (bytes the run may use; "),
         ("budget: -5", "budget=-5: input should be greater than 0 or should be 'auto' ("),

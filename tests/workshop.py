@@ -20,8 +20,9 @@ LAUNCH = 60.0  # seconds to the first epoch: torch's start on a busy machine
 
 # A process that starts a run as a notebook kernel does, and then only waits.
 CALLER = """
-import sys, time
+import signal, sys, time
 from rddkit.run import Run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
 run = Run.create("configs/tiny.yaml").start(detach=sys.argv[1] == "detach")
 print(run._supervisor.pid, flush=True)
 time.sleep(600)
