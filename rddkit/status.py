@@ -89,8 +89,11 @@ def read_status(paths: RunPaths, now: datetime | None = None) -> Status:
     events = journal.read_events(paths.journal)
     progress = read_progress(paths.progress)
     held = lock.is_held(paths.lock)
-    orphan = held and bool(progress) and not lock.signature(paths.lock) and not _is_young(paths.lock)
-    return judge(paths, events, progress, read_rows(paths.results_csv), held and not orphan, now)
+    owner = lock.signature(paths.lock)
+    orphan = held and bool(progress) and not owner and not _is_young(paths.lock)
+    closing = journal.last(events, *BADGES)
+    over = bool(owner) and closing is not None and closing["t"] >= owner["t"]  # only its report is still to be made
+    return judge(paths, events, progress, read_rows(paths.results_csv), held and not orphan and not over, now)
 
 
 def _is_young(path: Path) -> bool:

@@ -151,6 +151,20 @@ def test_files_and_lock_of_a_folder_are_read(tmp_path: Path) -> None:
     assert read_status(paths).state == "dead"
 
 
+def test_a_run_whose_supervisor_still_writes_the_report_reads_as_ended(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path)
+    book = Journal(paths.journal)
+    for _ in range(2):
+        held = lock.take(paths.lock)
+        lock.sign(held, supervisor_pid=os.getpid(), supervisor_started=lock.started(os.getpid()))
+        assert read_status(paths).state == "running", "an earlier session's last word is not this one's"
+        clock.sleep(0.01)
+        book.add("run_stopped", 1, exit=75)
+        assert read_status(paths).state == "stopped"
+        os.close(held)
+        clock.sleep(0.01)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "7", "\0"])
 def test_a_progress_that_cannot_be_read_is_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "p.json").write_text(content)
