@@ -16,6 +16,7 @@ MESSAGES: tuple[tuple[str, str], ...] = (
     ("cudnn_status_alloc_failed", "cuDNN"),
     ("cudnn_status_internal_error", "cuDNN"),
     ("unable to find an engine", "cuDNN"),
+    ("insufficient memory (0000", "Metal"),
     ("insufficient memory", "OpenCV"),
     ("unable to allocate", "numpy"),
     ("std::bad_alloc", "the C++ library"),
@@ -32,13 +33,16 @@ SETTINGS: dict[str, dict[str, str]] = {
 }
 
 
+NOT_MEMORY = "cannot allocate memory in static tls block"  # dlopen
+
+
 def who_ran_out(kind: str, text: str) -> str | None:
     """Whose memory ran out, by an exception's class name and text (or a log's end); None if it is another matter."""
     if kind in ("MemoryError", "_ArrayMemoryError"):
         return "Python or numpy"
     if kind == "OutOfMemoryError":
         return "torch on CUDA"
-    lowered = text.lower()
+    lowered = text.lower().replace(NOT_MEMORY, "")
     return next((owner for part, owner in MESSAGES if part in lowered), None)
 
 

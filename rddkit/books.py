@@ -63,6 +63,7 @@ class Books:
         """A resume: forget the steps beyond it, and say what of the attempt before was lost."""
         self.steps.drop_after(message["epoch"], message["batch"])
         self.journal.add(attempt=attempt, **message, **lost_work(self.left, message))
+        self.left = {}
 
 
 def lost_work(before: dict[str, Any], resumed: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rddkit import allocators
+from rddkit import allocators, macos
 from rddkit.memory import human
 
 Name = Literal["done", "stopped", "oom", "leak", "nonfinite", "hang", "killed", "crash"]
@@ -111,7 +111,7 @@ def _sign_of_memory(end: Ending) -> str | None:
     if end.exit == -signal.SIGKILL and end.kernel_kills > 0 and not end.asked:
         where = "the kernel's kill counter" if end.kernel_own else "the whole machine's kill counter"
         return f"SIGKILL, and {where} went up by {end.kernel_kills} ({end.kernel_source})"
-    if end.exit == -signal.SIGKILL and (end.pressure or 0) >= 4:
+    if end.exit == -signal.SIGKILL and (end.pressure or 0) >= macos.CRITICAL and not end.asked:
         return "SIGKILL while macOS said memory pressure was critical"
     owner = allocators.who_ran_out("", end.log_tail[-2000:])
     if end.exit in (-signal.SIGABRT, -signal.SIGSEGV) and owner:

@@ -67,6 +67,8 @@ def train(
         return
     for key, choice in (run.record.choices if run.record else {}).items():
         out.print(f"{key}: {choice['value']} ({choice['reason']})", markup=False)
+    for warning in run.warnings():
+        out.print(f"warning: {warning}", markup=False)
     run.start(detach=detach, until=until, for_=for_)
     if detach:
         out.print(f"started in the background: {run.folder}\nwatch it: rddkit status {run.name} --watch", markup=False)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-import psutil
 from rich.table import Table
 
-from rddkit import memory, paths
+from rddkit import host, memory, paths
 from rddkit.config import ConfigError
 from rddkit.memory import human
 from rddkit.run import cpu_threads, look_at_devices, versions
@@ -50,11 +49,11 @@ def _device_rows(seen: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _power() -> tuple[str, str]:
-    battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
-    if battery is None:
+    power = host.look()
+    if power["percent"] is None:
         return "mains", "no battery seen"
-    state = "mains" if battery.power_plugged else "battery: plug it in for the night"
-    return state, f"battery at {battery.percent:.0f} %"
+    state = "battery: plug it in for the night" if power["plugged"] is False else "mains"
+    return state, f"battery at {power['percent']:.0f} %"
 
 
 def table(rows: list[tuple[str, str, str]]) -> Table:

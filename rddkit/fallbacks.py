@@ -14,6 +14,7 @@ COSTS = {
     "checkpointing": "time: activations are computed twice",
     "imgsz": "accuracy: small damage is harder to see",
 }
+OFF = {"checkpointing": False}  # what a plan that never says it means
 LEAN = {"plots": False, "cache": False, "allocator": "lean"}
 
 
@@ -46,10 +47,11 @@ def ladder(plan: Mapping[str, Any], kinds: Sequence[str], least_imgsz: int) -> l
             steps.append(Fallback(kind, dict(current), changes, COSTS[kind]))
 
     if "lean" in kinds:
-        step("lean", **LEAN, val_batch=int(plan["batch"]))
+        step("lean", **LEAN, val_batch=min(int(plan["batch"]), plan.get("val_batch") or int(plan["batch"])))
     while "batch" in kinds and int(current["batch"]) > 1:
         half = int(current["batch"]) // 2
-        step("batch", batch=half, **({"val_batch": half} if current.get("val_batch") else {}))
+        val_batch = current.get("val_batch")
+        step("batch", batch=half, **({"val_batch": min(half, val_batch)} if val_batch else {}))
     if "checkpointing" in kinds:
         step("checkpointing", checkpointing=True)
     for size in IMAGE_SIZES:
@@ -60,7 +62,7 @@ def ladder(plan: Mapping[str, Any], kinds: Sequence[str], least_imgsz: int) -> l
 
 def same(plan: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two plans decide memory alike; a key that one of them lacks does not tell them apart."""
-    return all(plan[key] == other[key] for key in plan.keys() & other.keys())
+    return all({**OFF, **plan}[key] == {**OFF, **other}[key] for key in plan.keys() & other.keys() | OFF.keys())
 
 
 def next_fallback(

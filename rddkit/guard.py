@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rddkit import macos
+
 NEAR_SECONDS = 0.1
 FAR_SECONDS = 1.0
 PRESSURE_PERCENT = 20.0  # PSI "some" over 10 s: work waits for memory a fifth of the time
-MACOS_CRITICAL = 4
 PATIENCE_SECONDS = 10.0  # after the asking, before the worker is ended
 
 
@@ -72,7 +73,7 @@ def decide(reading: Reading, limits: Limits) -> Verdict:
         return Verdict("stop", f"{said}, below {limits.end:.0%}", free, NEAR_SECONDS)
     if share < limits.stop:
         return Verdict("stop", f"{said}, below {limits.stop:.0%}", free, NEAR_SECONDS)
-    if reading.pressure_level is not None and reading.pressure_level >= MACOS_CRITICAL:
+    if reading.pressure_level is not None and reading.pressure_level >= macos.CRITICAL:
         return Verdict("stop", "macOS says memory pressure is critical", free, NEAR_SECONDS)
     pressed = reading.pressure is not None and reading.pressure > PRESSURE_PERCENT
     if share < limits.warn and (pressed or reading.swap_growth > reading.budget * limits.warn):

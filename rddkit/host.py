@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -22,7 +23,10 @@ def keep_awake(wanted: bool) -> subprocess.Popen[bytes] | None:
         return None
     command = ["caffeinate", "-i", "-w", str(os.getpid())]
     null = subprocess.DEVNULL
-    return subprocess.Popen(command, stdin=null, stdout=null, stderr=null)
+    try:
+        return subprocess.Popen(command, stdin=null, stdout=null, stderr=null)
+    except OSError:
+        return None
 
 
 def notify(command: Sequence[str], what: str, run: str, sentence: str) -> str:
@@ -36,19 +40,21 @@ def notify(command: Sequence[str], what: str, run: str, sentence: str) -> str:
             list(command),
             env={**os.environ, **told},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             timeout=NOTIFY_SECONDS,
             check=False,
         )
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
         return f"{command[0]} could not be run: {error}"
     return "told" if answer.returncode == 0 else f"{command[0]} exited with {answer.returncode}"
 
 
 def look() -> dict[str, Any]:
     """Power as far as the system tells: `plugged` (None: unknown), `percent` of the battery."""
-    battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
+    battery = None
+    with contextlib.suppress(AttributeError, OSError):
+        battery = psutil.sensors_battery()
     if battery is None:
         return {"plugged": None, "percent": None}
     return {"plugged": battery.power_plugged, "percent": battery.percent}

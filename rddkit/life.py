@@ -24,6 +24,7 @@ from rddkit.runfile import RunFile
 
 TICK_SECONDS = 1.0
 PRESSURE_SECONDS = 5.0  # macOS tells its pressure through a child process: not every tick
+RECENT_SECONDS = 60.0  # a level of memory pressure older than this explains no kill
 COUNTER_SECONDS = 0.5  # the exit is seen before the kernel's counter moves
 
 
@@ -45,7 +46,7 @@ class Life:
         self.last_tick = self.last_warning = self.last_look = -1e9
         self.poll = TICK_SECONDS
         self.pressure_level: int | None = None
-        self.worst_pressure: int | None = None
+        self.critical_at = -1e9
         self.swap_before = memory.swap_used().bytes
         self.kills_before = cgroup.kills()
         self.epochs_held: list[int] = []
@@ -231,7 +232,8 @@ class Life:
         if sys.platform == "darwin" and now - self.last_look > PRESSURE_SECONDS:
             self.last_look = now
             self.pressure_level = macos.pressure_level()
-            self.worst_pressure = max(self.worst_pressure or 0, self.pressure_level or 0)
+            if (self.pressure_level or 0) >= macos.CRITICAL:
+                self.critical_at = now
         pressed = cgroup.pressure()
         return guard.Reading(
             budget=budget,
@@ -262,7 +264,7 @@ class Life:
             kernel_source=source,
             kernel_own=own,
             footprints=tuple(self.epochs_held),
-            pressure=self.worst_pressure,
+            pressure=macos.CRITICAL if clock.monotonic() - self.critical_at < RECENT_SECONDS else None,
         )
 
     def _kernel_kills(self) -> tuple[int, str, bool]:

@@ -6,6 +6,7 @@ import ctypes
 import subprocess
 
 RUSAGE_INFO_V0 = 0
+CRITICAL = 4  # the highest of kern.memorystatus_vm_pressure_level
 
 
 class RUsageInfoV0(ctypes.Structure):

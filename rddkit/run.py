@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from rddkit import adopt, clock, config, dataset, journal, lock, memory, offline, paths, runfile, start
+from rddkit import adopt, clock, config, dataset, host, journal, lock, memory, offline, paths, runfile, start
 from rddkit.cause import STOPPED_EXIT
 from rddkit.config import Config, ConfigError
 from rddkit.journal import Event
@@ -167,6 +168,13 @@ class Run:
         if not detach:
             os.close(ours)
 
+    def warnings(self) -> list[str]:
+        """What to know before leaving the machine alone with the run: power, lid, disk."""
+        place = next(place for place in (self.folder, *self.folder.parents) if place.exists())
+        safety = self.record.safety if self.record else load_safety().model_dump()
+        free = shutil.disk_usage(place).free
+        return host.warnings(host.look(), free, 2 * safety["disk_reserve"], sys.platform)
+
     def wait(self, timeout: float | None = None) -> int:
         """Block until the run ends (or `timeout` seconds passed: exit code 3); the run's exit code."""
         deadline = None if timeout is None else clock.monotonic() + timeout
@@ -292,7 +300,6 @@ def _new_record(asked: Config, limits: dict[str, Any], has_weights: bool = False
     seen = look_at_devices()
     device, why = start.choose_device(args.get("device"), seen)
     threads, because = cpu_threads()
-    budget = memory.memory_budget(limits["budget"], None if limits["reserve"] == "auto" else limits["reserve"])
     return RunFile(
         name=asked.folder.name,
         created=clock.stamp(),
@@ -303,7 +310,7 @@ def _new_record(asked: Config, limits: dict[str, Any], has_weights: bool = False
         device=device,
         threads=threads,
         choices={"device": {"value": device, "reason": why}, "threads": {"value": threads, "reason": because}},
-        budget={"bytes": budget.bytes, "source": budget.source},
+        budget=_budget(limits, seen),
         versions={**versions(), "torch": seen["torch"], "cpu": seen["cpu"]},
         dataset=_dataset(str(args["data"])),
         git=runfile.git_commit(paths.root()),
@@ -322,11 +329,17 @@ def _continued(found: RunFile, asked: Config, decision: start.Start, limits: dic
     found.plan |= {key: value for key, value in decision.changes.items() if key in found.plan}
     found.safety = limits
     if "device" in decision.changes:
-        found.device, why = start.choose_device(decision.changes["device"], look_at_devices())
+        seen = look_at_devices()
+        found.device, why = start.choose_device(decision.changes["device"], seen)
         found.choices["device"] = {"value": found.device, "reason": why}
-    budget = memory.memory_budget(limits["budget"], None if limits["reserve"] == "auto" else limits["reserve"])
-    found.budget = {"bytes": budget.bytes, "source": budget.source}
+        found.budget = _budget(limits, seen)
     return found
+
+
+def _budget(limits: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]:
+    """What the run may hold; every attempt renews it. `device_bytes` is what MPS's cap is a share of."""
+    budget = memory.memory_budget(limits["budget"], None if limits["reserve"] == "auto" else limits["reserve"])
+    return {"bytes": budget.bytes, "source": budget.source, "device_bytes": seen.get("mps_recommended_max")}
 
 
 def _dataset(data: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from rddkit import config, paths
 
@@ -28,7 +28,7 @@ class Safety(BaseModel):
     backoff_seconds: float = Field(
         10.0, ge=0, allow_inf_nan=False, description="wait before the second such attempt; doubles from there"
     )
-    snapshot_seconds: float | Literal["auto"] = Field(
+    snapshot_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = Field(
         "auto", description="seconds between snapshots; auto: 100 times the cost of one, 60-300"
     )
     snapshot_daily_bytes: int = Field(100_000_000_000, gt=0, description="snapshots write no more than this a day")
@@ -47,13 +47,21 @@ class Safety(BaseModel):
         ["lean", "batch", "imgsz"], description="kinds of lighter plans to take, always in the order of their cost"
     )
     min_imgsz: int = Field(320, ge=32, multiple_of=32, description="the smallest image size still worth training")
-    hang_seconds: float | Literal["auto"] = Field(
+    hang_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = Field(
         "auto", description="silence that ends a worker; auto: 1800 while it starts, 600 in training and validation"
     )
     keep_awake: bool = Field(True, description="keep a Mac awake while it trains (caffeinate)")
     notify: list[str] = Field(
         [], description="a command, word by word, run on fallback, done and failed; RDDKIT_SENTENCE says what happened"
     )
+
+    @field_validator("guard_stop", "guard_end")
+    @classmethod
+    def _below(cls, share: float, info: ValidationInfo) -> float:
+        above = {"guard_stop": "guard_warn", "guard_end": "guard_stop"}[str(info.field_name)]
+        if share >= info.data.get(above, 1.0):
+            raise ValueError(f"should be less than {above}={info.data[above]}")
+        return share
 
 
 def load_safety(source: str | Path | None = None) -> Safety:
@@ -82,7 +90,8 @@ def _has_content(text: str) -> bool:
 def _plain(key: str, problems: list[Any], path: Path) -> str:
     if problems[0]["type"] in ("extra_forbidden", "invalid_key"):
         return f"{path}: unknown setting {key!r}.{config.nearest(key, Safety.model_fields)}"
-    wrong = " or ".join(problem["msg"].lower().removeprefix("input ") for problem in problems)
+    said = [problem["msg"].lower().removeprefix("value error, ") for problem in problems]
+    wrong = " or ".join(text.removeprefix("input ") for text in said)
     about = Safety.model_fields[key].description
     return f"{path}: {key}={problems[0]['input']!r}: input {wrong} ({about})"
 

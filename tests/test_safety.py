@@ -59,6 +59,10 @@ def test_a_named_file_that_is_missing_is_an_error_with_what_is_there(root: Path)
         ("budget: -5", "budget=-5: input should be greater than 0 or should be 'auto' ("),
         ("budget: 0", "budget=0: "),
         ("reserve: -5", "reserve=-5: "),
+        ("hang_seconds: 0", "hang_seconds=0: input should be greater than 0 or should be 'auto' ("),
+        ("snapshot_seconds: .nan", "snapshot_seconds=nan: "),
+        ("guard_stop: 0.2", "guard_stop=0.2: input should be less than guard_warn=0.1 (snapshot and leave"),
+        ("guard_end: 0.06", "guard_end=0.06: input should be less than guard_stop=0.05 (end the worker"),
     ],
 )
 def test_a_mistake_is_named_with_its_file_and_its_right_form(root: Path, line: str, text: str) -> None:

@@ -92,7 +92,9 @@ def test_the_journal_tells_the_run_in_order(quiet: dict[str, Any]) -> None:
     told = [event["event"] for event in journal.read_events(quiet["shop"].run.journal)]
     story = [name for name in told if name not in ("snapshot", "cache_cleared")]
     assert story == ["run_started", "attempt_started", "epoch", "epoch", "epoch", "attempt_ended", "run_done"]
-    assert ">Finished " in quiet["shop"].run.report_html.read_text(), "the report that the run leaves knows that it is over"
+    assert ">Finished " in quiet["shop"].run.report_html.read_text(), (
+        "the report that the run leaves knows that it is over"
+    )
     ended = events(quiet["shop"].run, "attempt_ended")[0]
     assert (ended["cause"], ended["exit"], ended["progress"]) == ("done", 0, 3_000_000), "millionths of an epoch"
     assert ended["peak_bytes"] > 200 << 20
