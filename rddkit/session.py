@@ -72,7 +72,7 @@ class Session:
         self.stage = store.stage(found.path) if found.path and found.state else {}
         self.end_of_epoch = found.path if found.state and found.state["place"]["stage"] == "trained" else None
         self.pending: tuple[Any, Place, dict[str, Any]] | None = None
-        self.overhead = 0.0
+        self.own_seconds = 0.0  # spent in our code while training waits
         self.seed: int | None = None  # other random numbers than those that led to what is not a number
         self.budget = 0
 
@@ -80,12 +80,11 @@ class Session:
 
     def after_batch(self, trainer: Any, place: Place, stepped: bool) -> None:
         """Take a snapshot if one is due or asked for; leave if asked to."""
-        began = clock.monotonic()
-        over = began - self.taken_at - self.seconds
-        due = over >= 0 and (stepped or over > WAIT_FOR_STEP_SECONDS)
-        if self.orders.stop or self.orders.snapshot or due:
-            self.take(trainer, place, state.random_state(trainer.device))
-        self.overhead += clock.monotonic() - began
+        with self.timed():
+            over = clock.monotonic() - self.taken_at - self.seconds
+            due = over >= 0 and (stepped or over > WAIT_FOR_STEP_SECONDS)
+            if self.orders.stop or self.orders.snapshot or due:
+                self.take(trainer, place, state.random_state(trainer.device))
         self.heed()
 
     def at_epoch_end(self, trainer: Any, place: Place, last: bool) -> None:
@@ -93,23 +92,26 @@ class Session:
         self.end_of_epoch = self.end_of_epoch if self.stage else None
         if self.stage.get("epoch") == place.epoch:
             return
-        half = clock.monotonic() - self.taken_at >= self.seconds / 2
-        if last or half or self.orders.stop or self.orders.snapshot:
-            self.end_of_epoch = self.take(trainer, place, state.random_state(trainer.device))
+        with self.timed():
+            half = clock.monotonic() - self.taken_at >= self.seconds / 2
+            if last or half or self.orders.stop or self.orders.snapshot:
+                self.end_of_epoch = self.take(trainer, place, state.random_state(trainer.device))
         self.heed()
 
     def between_epochs(self, trainer: Any, place: Place) -> None:
         """After an epoch's checkpoint: a snapshot if half the interval has passed."""
         self.stage, self.end_of_epoch = {}, None
-        half = clock.monotonic() - self.taken_at >= self.seconds / 2
-        if half or self.orders.stop or self.orders.snapshot:
-            self.take(trainer, place, state.random_state(trainer.device))
+        with self.timed():
+            half = clock.monotonic() - self.taken_at >= self.seconds / 2
+            if half or self.orders.stop or self.orders.snapshot:
+                self.take(trainer, place, state.random_state(trainer.device))
         self.heed()
 
     @contextlib.contextmanager
     def validating(self, trainer: Any, place: Place) -> Iterator[None]:
         """While validation runs, a stop keeps the state from before it."""
-        self.pending = (trainer, place, state.random_state(trainer.device))
+        with self.timed():
+            self.pending = (trainer, place, state.random_state(trainer.device))
         try:
             yield
         finally:
@@ -140,11 +142,20 @@ class Session:
 
     def note_stage(self, trainer: Any) -> None:
         """Note the measures of this epoch's validation beside the snapshot it followed."""
-        with contextlib.suppress(OSError):  # without the note the validation is repeated
+        with self.timed(), contextlib.suppress(OSError):  # without the note the validation is repeated
             measures = {key: getattr(trainer, key) for key in ("metrics", "fitness", "best_fitness")}
             # Ultralytics' validation draws from Python's generator, so its state after it belongs to the note.
             rng = state.to_lists(state.random_state(trainer.device))
             self.store.note_stage(self.end_of_epoch, {"epoch": trainer.epoch, **state.plain(measures), "rng": rng})
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count the time within as our own."""
+        began = clock.monotonic()
+        try:
+            yield
+        finally:
+            self.own_seconds += clock.monotonic() - began
 
     def heed(self) -> None:
         if self.orders.stop:

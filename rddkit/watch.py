@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from rddkit import clock
@@ -46,7 +47,14 @@ class Watch:
     def attach(self) -> None:
         names = "on_train_start on_train_epoch_start on_train_batch_end on_train_epoch_end on_fit_epoch_end"
         for name in (*names.split(), "on_val_start", "on_val_batch_end", "on_val_end"):
-            self.trainer.add_callback(name, getattr(self, name))
+            self.trainer.add_callback(name, self._timed(getattr(self, name)))
+
+    def _timed(self, callback: Callable[[Any], None]) -> Callable[[Any], None]:
+        def timed(subject: Any) -> None:
+            with self.session.timed():
+                callback(subject)
+
+        return timed
 
     def on_train_start(self, trainer: Any) -> None:
         self.epochs_told = trainer.start_epoch
@@ -86,7 +94,9 @@ class Watch:
         seconds = round(clock.monotonic() - self.epoch_started, 2)
         measures = {**trainer.label_loss_items(trainer.tloss), **trainer.metrics}
         metrics = {key: float(value) for key, value in measures.items()}
-        self.session.talk.event("epoch", epoch=epoch, epochs=trainer.epochs, seconds=seconds, metrics=metrics)
+        own = round(self.session.own_seconds, 3)
+        where = {"epoch": epoch, "epochs": trainer.epochs}
+        self.session.talk.event("epoch", **where, seconds=seconds, own_seconds=own, metrics=metrics)
 
     def say(self, phase: str) -> None:
         trainer = self.trainer
