@@ -67,8 +67,8 @@ class Session:
         self.val_period = int(safety["val_period"])
         self.taken: Path | None = None
         self.taken_at = clock.monotonic()
-        self.cost = self.size = 0
         self.seconds, self.why = snapshot.interval(0.0, 0, safety["snapshot_seconds"], safety["snapshot_daily_bytes"])
+        self.early_seconds = self.seconds / 2  # an epoch's end is a good place, so that it may come before its time
         self.stage = store.stage(found.path) if found.path and found.state else {}
         self.end_of_epoch = found.path if found.state and found.state["place"]["stage"] == "trained" else None
         self.pending: tuple[Any, Place, dict[str, Any]] | None = None
@@ -88,22 +88,20 @@ class Session:
         self.heed()
 
     def at_epoch_end(self, trainer: Any, place: Place, last: bool) -> None:
-        """Before validation: a snapshot if half the interval has passed, and always after the last epoch's training."""
+        """Before validation: a snapshot if half the interval or so has passed; always when all training is done."""
         self.end_of_epoch = self.end_of_epoch if self.stage else None
         if self.stage.get("epoch") == place.epoch:
             return
         with self.timed():
-            half = clock.monotonic() - self.taken_at >= self.seconds / 2
-            if last or half or self.orders.stop or self.orders.snapshot:
+            if last or self._early() or self.orders.stop or self.orders.snapshot:
                 self.end_of_epoch = self.take(trainer, place, state.random_state(trainer.device))
         self.heed()
 
     def between_epochs(self, trainer: Any, place: Place) -> None:
-        """After an epoch's checkpoint: a snapshot if half the interval has passed."""
+        """After an epoch's checkpoint: a snapshot if half the interval or so has passed."""
         self.stage, self.end_of_epoch = {}, None
         with self.timed():
-            half = clock.monotonic() - self.taken_at >= self.seconds / 2
-            if half or self.orders.stop or self.orders.snapshot:
+            if self._early() or self.orders.stop or self.orders.snapshot:
                 self.take(trainer, place, state.random_state(trainer.device))
         self.heed()
 
@@ -169,6 +167,9 @@ class Session:
 
     # -- snapshots -----------------------------------------------------------------------------------------------------
 
+    def _early(self) -> bool:
+        return clock.monotonic() - self.taken_at >= self.early_seconds
+
     def take(self, trainer: Any, place: Place, rng: dict[str, Any]) -> Path | None:
         """Take a snapshot now; None where the state is not fit to be kept or the disk would not take it."""
         self.orders.snapshot = False
@@ -188,6 +189,9 @@ class Session:
         self.taken_at = clock.monotonic()
         asked, cap = self.safety["snapshot_seconds"], self.safety["snapshot_daily_bytes"]
         self.seconds, self.why = snapshot.interval(taken.seconds, taken.bytes, asked, cap)
+        # Epochs of half a minute would otherwise double what snapshots cost.
+        dear = 2 * snapshot.INTERVAL_COSTS * taken.seconds if asked == "auto" else 0.0
+        self.early_seconds = max(self.seconds / 2, dear)
         spent = {"bytes": taken.bytes, "seconds": round(taken.seconds, 3), "next_in": round(self.seconds, 1)}
         self.talk.event("snapshot", **where, stage=place.stage, **spent, reason=self.why)
         self._mind_the_disk()
