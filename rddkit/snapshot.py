@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import re
 import shutil
 from collections.abc import Callable
@@ -56,12 +57,17 @@ class _Hashing:
         self.file = file
         self.digest = hashlib.sha256()
         self.bytes = 0
+        self.failed: OSError | None = None
 
     def write(self, data: Any) -> int:
         faults.point("snapshot_write")
         self.digest.update(data)
         self.bytes += len(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.failed = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()
@@ -72,6 +78,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.passed_over: set[Path] = set()
 
     def names(self) -> list[Path]:
         """The snapshots there, oldest first, not verified."""
@@ -95,7 +102,11 @@ class Store:
         path = self.folder / f"{number:06d}-epoch{epoch}-batch{batch}{'-end' if end else ''}.pt"
         with durable.replacing(path) as file:
             hashing = _Hashing(file)
-            torch.save({"schema": SCHEMA, **state}, cast(BinaryIO, hashing))
+            try:
+                # Not torch.save: Ultralytics' replacement tries again, into the same stream, behind what is there.
+                torch.serialization.save({"schema": SCHEMA, **state}, cast(BinaryIO, hashing))
+            except RuntimeError as error:
+                raise hashing.failed or error from None  # torch tells of a full disk as of a wrong position
             # The hash comes first: a snapshot without its hash would not be believed.
             durable.write(_hash_file(path), hashing.digest.hexdigest() + "\n")
         faults.point("snapshot_renamed")
@@ -104,8 +115,9 @@ class Store:
 
     def _prune(self) -> None:
         names = self.names()
-        ends = [path for path in names if path.stem.endswith("-end")]
-        keep = {*names[-KEEP:], *ends[-1:]}
+        good = [path for path in names if path not in self.passed_over]
+        ends = [path for path in good if path.stem.endswith("-end")]
+        keep = {*good[-KEEP:], *ends[-1:]}
         for path in names:
             if path not in keep:
                 path.unlink()
@@ -128,7 +140,10 @@ class Store:
             raise ValueError(f"{path.name} has no hash beside it") from error
         if durable.sha256(path) != noted:
             raise ValueError(f"{path.name} is not as it was written: its SHA-256 differs")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(f"{path.name} holds more than plain values and tensors") from error
         if state.get("schema") != SCHEMA:
             raise ValueError(f"{path.name} has schema {state.get('schema')}, not {SCHEMA}")
         return dict(state)
@@ -140,6 +155,7 @@ class Store:
                 return self.load(path), path
             except (ValueError, OSError, RuntimeError, EOFError) as error:
                 say(f"snapshot passed over: {error}")
+                self.passed_over.add(path)
         return None
 
     def note_stage(self, snapshot: Path | None, record: dict[str, Any]) -> None:
