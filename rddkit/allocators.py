@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 # (part of the message, whose it is). Sources: torch c10/core/CPUAllocator.cpp and c10/mobile; MPSAllocator.mm;
-# c10/cuda/CUDACachingAllocator.cpp; cuBLAS and cuDNN status names; OpenCV alloc.cpp; numpy; libstdc++.
+# c10/cuda/CUDACachingAllocator.cpp; cuBLAS and cuDNN status names; OpenCV alloc.cpp; numpy; libstdc++; Rust's
+# alloc.rs ("memory allocation of 1520 bytes failed", then it aborts).
 MESSAGES: tuple[tuple[str, str], ...] = (
     ("defaultcpuallocator", "torch on the CPU"),
     ("can't allocate memory", "torch on the CPU"),
@@ -20,6 +21,7 @@ MESSAGES: tuple[tuple[str, str], ...] = (
     ("insufficient memory", "OpenCV"),
     ("unable to allocate", "numpy"),
     ("std::bad_alloc", "the C++ library"),
+    ("memory allocation of", "a Rust library"),
     ("cannot allocate memory", "the kernel"),
     ("can't start new thread", "the kernel"),
     ("unable to mmap", "torch's file reader"),

@@ -12,7 +12,7 @@ from rddkit import durable, lock, status, tables
 from rddkit.journal import Event, Journal
 from rddkit.paths import RunPaths
 
-LOG_TAIL_BYTES = 4000
+LOG_TAIL_BYTES = 16_000  # what a library said is before faulthandler's stacks of all threads
 
 
 class Books:

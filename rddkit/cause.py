@@ -14,6 +14,7 @@ Name = Literal["done", "stopped", "oom", "leak", "nonfinite", "hang", "killed", 
 STOPPED_EXIT = 75  # EX_TEMPFAIL of sysexits.h: try again later
 NO_PLAN_EXIT = 69  # EX_UNAVAILABLE: no plan fits the budget
 KILLING = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+DUMP, MODULES = "Fatal Python error", "Extension modules:"  # faulthandler's first line and its last, a long one
 LOADER_KILLED = "killed by signal: Killed"  # torch/utils/data/_utils/signal_handling.py
 # A worker has a leak if its peak over a whole epoch grew by this much since it settled, whichever is more.
 LEAK_SHARE, LEAK_BYTES = 0.05, 48 << 20
@@ -95,8 +96,12 @@ def name_cause(end: Ending) -> Cause:
         name = signal_name(-end.exit)
         if -end.exit in KILLING:
             return Cause("killed", f"{name} from outside, no sign of memory")
-        return Cause("crash", f"{name}: the interpreter or a library died; last log lines:\n{end.log_tail}")
-    return Cause("crash", f"exit {end.exit} without a last word; last log lines:\n{end.log_tail}")
+        return Cause("crash", f"{name}: the interpreter or a library died; last log lines:\n{_last_lines(end)}")
+    return Cause("crash", f"exit {end.exit} without a last word; last log lines:\n{_last_lines(end)}")
+
+
+def _last_lines(end: Ending) -> str:
+    return end.log_tail.partition(MODULES)[0][-4000:].strip()
 
 
 def _sign_of_memory(end: Ending) -> str | None:
@@ -114,7 +119,8 @@ def _sign_of_memory(end: Ending) -> str | None:
         return f"SIGKILL, and {where} went up by {end.kernel_kills} ({end.kernel_source})"
     if end.exit == -signal.SIGKILL and (end.pressure or 0) >= macos.CRITICAL and not end.asked:
         return "SIGKILL while macOS said memory pressure was critical"
-    owner = allocators.who_ran_out("", end.log_tail[-2000:])
+    before_the_dump, found, _ = end.log_tail.rpartition(DUMP)
+    owner = allocators.who_ran_out("", (before_the_dump if found else end.log_tail)[-2000:])
     if end.exit in (-signal.SIGABRT, -signal.SIGSEGV) and owner:
         return f"{signal_name(-end.exit)} after {owner} said that memory was out"
     return None

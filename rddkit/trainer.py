@@ -22,7 +22,7 @@ from ultralytics.utils import LOGGER, TQDM
 from ultralytics.utils.patches import override_configs
 from ultralytics.utils.torch_utils import autocast, init_seeds, strip_optimizer, unwrap_model
 
-from rddkit import durable, faults, memory, state
+from rddkit import durable, faults, memory, state, status
 from rddkit.order import Order, own_order
 from rddkit.session import NonFinite, Session
 from rddkit.snapshot import Place
@@ -62,6 +62,12 @@ class WholeCheckpoints(DetectionTrainer):
     def train_seconds(self) -> float:
         """Seconds of training so far, over all attempts."""
         return float(time.time() - self.train_time_start)
+
+    def read_results_csv(self) -> dict[str, list[float]]:
+        """results.csv by column, for last.pt; Ultralytics reads it by polars, which aborts where memory is out."""
+        rows = status.read_rows(Path(self.csv))
+        columns = {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
+        return {key: [*map(int, column)] if key == "epoch" else column for key, column in columns.items()}
 
     def _clear_memory(self, threshold: float | None = None) -> None:
         """Ultralytics' clearing, before validation and after each epoch, with what it gave back told."""

@@ -47,6 +47,7 @@ SPOKEN = [
     ("RuntimeError", "Unable to allocate 4.00 GiB for an array with shape (1073741824,)", "numpy"),
     ("error", OPENCV, "OpenCV"),
     ("RuntimeError", "std::bad_alloc", "the C++ library"),
+    ("", "memory allocation of 1520 bytes failed", "a Rust library"),
     ("OSError", "[Errno 12] Cannot allocate memory", "the kernel"),
     ("RuntimeError", "can't start new thread", "the kernel"),
     ("RuntimeError", "unable to mmap 178000000 bytes from file </results/x.pt>: Cannot", "torch's file reader"),

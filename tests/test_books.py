@@ -232,7 +232,7 @@ def test_what_was_lost_is_told_once_though_the_attempt_that_told_it_ended_before
         (b"", ""),
         (b"one\ntwo\n", "one\ntwo"),
         (b"\n\n  one \n", "one"),
-        (b"x" * 10_000 + b"end", "x" * (LOG_TAIL_BYTES - 3) + "end"),
+        (b"x" * 20_000 + b"end", "x" * (LOG_TAIL_BYTES - 3) + "end"),
         (b"\xff\xfe bad", "\ufffd\ufffd bad"),
         ("ä".encode() * 10_000 + b"e", "\ufffd" + "ä" * (LOG_TAIL_BYTES // 2 - 1) + "e"),
     ],

@@ -110,6 +110,10 @@ GUARD = "49 MiB free, 4.9% of the budget, below 5%"
 HANG = "no word for 601 s in phase train at epoch 2, batch 5; 600 s are allowed"
 CPU_ERROR = "torch on the CPU: RuntimeError: DefaultCPUAllocator: can't allocate memory"
 LOADER = "RuntimeError: DataLoader worker (pid 7) is killed by signal: Killed. \nmore"
+RUST = "memory allocation of 1520 bytes failed\nskipping backtrace printing to avoid potential recursion\n"
+STACKS = f"Fatal Python error: Aborted\n{'stack ' * 500}end"
+DUMPED = f"{STACKS}\nExtension modules: torch._C (total: 35)"
+DIED = "the interpreter or a library died; last log lines:\n"
 ABORTED = "terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc\n"
 COUNTER = "/sys/fs/cgroup/memory.events"
 ASKED = "asked to stop (SIGTERM)"
@@ -154,6 +158,8 @@ MEMORY_ENDINGS = [
     (Ending(-15, pressure=4), "killed", "SIGTERM from outside, no sign of memory"),
     # A library that aborts or falls over a null pointer after saying why.
     (Ending(-6, log_tail=ABORTED), "oom", "SIGABRT after the C++ library said that memory was out"),
+    (Ending(-6, log_tail=RUST + DUMPED), "oom", "SIGABRT after a Rust library said that memory was out"),
+    (Ending(-6, log_tail=f"x\n{DUMPED}"), "crash", f"SIGABRT: {DIED}x\n{STACKS}"),
     (Ending(-11, log_tail="Cannot allocate memory"), "oom", "SIGSEGV after the kernel said that memory was out"),
     (Ending(-9, log_tail=ABORTED), "killed", "SIGKILL from outside, no sign of memory"),
     (

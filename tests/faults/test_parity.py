@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from compare import HERE, RECIPE, equal_tensors, plain_run, rows, same_weights, train_once
 from conftest import TINY
 
@@ -35,6 +36,9 @@ def test_our_loop_is_ultralytics_own_to_the_bit_and_to_the_callback(
     assert json.loads((ours / "callbacks.json").read_text()) == json.loads((plain / "callbacks.json").read_text())
     assert rows(ours) == rows(plain)
     same_weights(ours, plain)
+    kept = [torch.load(folder / "weights" / "last.pt", weights_only=False)["train_results"] for folder in (ours, plain)]
+    assert kept[0].pop("time") != kept[1].pop("time")
+    assert kept[0] == kept[1]
 
 
 @pytest.mark.slow
