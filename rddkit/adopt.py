@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +41,11 @@ def read(source: Path, overrides: Mapping[str, Any], environment: Mapping[str, s
     for file in (args, last):
         if not file.is_file():
             raise ConfigError(f"{folder} is not a plain Ultralytics run that can be resumed: it has no {file.name}")
+    if not zipfile.is_zipfile(last):  # what torch.save writes; its directory is the file's end
+        raise ConfigError(f"{last} is torn: the run was killed while it was written. {_anew(folder)}")
     seen = _look(last, environment)
     if not seen["resumable"] or not 0 < seen["epochs_done"] < max(seen["epochs"], 1):
-        raise ConfigError(
-            f"{folder} is finished: its last.pt is stripped and cannot be resumed. A new run from its best weights:\n"
-            f"  rddkit train --name {folder.name}-2 model={folder / 'weights' / 'best.pt'}"
-        )
+        raise ConfigError(f"{folder} is finished: its last.pt is stripped and cannot be resumed. {_anew(folder)}")
     known = config.known_arguments()
     written = config.read_yaml(args)
     settings = {
@@ -75,11 +75,16 @@ def _folder(source: Path) -> Path:
     raise ConfigError(f"nothing at {place} to resume: neither a run's folder nor a last.pt")
 
 
+def _anew(folder: Path) -> str:
+    best = folder / "weights" / "best.pt"
+    return f"A new run from its best weights:\n  rddkit train --name {folder.name}-2 model={best}"
+
+
 def _look(last: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     command = [sys.executable, "-m", "rddkit.checkpoint", str(last)]
     answer = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(environment))
     if answer.returncode != 0:
-        raise ConfigError(f"{last} cannot be read: {answer.stderr.strip().splitlines()[-1:]}")
+        raise ConfigError(f"{last} cannot be read: {' '.join(answer.stderr.strip().splitlines()[-1:])}")
     found: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
     return found
 

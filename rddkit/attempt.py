@@ -161,6 +161,15 @@ def tell_resumed(talk: Talk, paths: RunPaths, found: Found, exactness: Exactness
     talk.event("resumed", epoch=epoch, batch=done, **how, train_seconds=round(seconds, 2))
 
 
+def _count_on(seconds: float) -> Any:
+    """A callback that lets the seconds of training go on where the attempts before left them."""
+
+    def count_on(trainer: Any) -> None:
+        trainer.train_time_start -= seconds
+
+    return count_on
+
+
 def train(paths: RunPaths, record: RunFile, attempt: int, talk: Talk, orders: Orders, reseed: bool = False) -> bool:
     """Train one attempt to the end; False if it was asked to stop before.
 
@@ -205,6 +214,8 @@ def train(paths: RunPaths, record: RunFile, attempt: int, talk: Talk, orders: Or
     watch.attach()
     capped = record.safety["cap"] and record.device == "cpu"
     trainer.add_callback("on_train_start", lambda _trainer: print(caps.with_model(session.budget, capped), flush=True))
+    if not exact_loop:  # Ultralytics' own loop has just begun to count
+        trainer.add_callback("on_train_start", _count_on(found.seconds))
     if record.safety["clear_cache"]:
         talk.event("cache_cleared", freed_bytes=memory.clear_cache(record.device), when="before training")
     try:

@@ -1,6 +1,7 @@
 """How exact a resume is, said before and after: pure decisions over settings and surroundings.
 
-The table in docs/exactness.md is made from here: exact (bit for bit on the CPU), inexact (and why), or refused.
+`python -m rddkit.exactness > docs/exactness.md` writes the table below as a page: exact (bit for bit on the CPU),
+inexact and why, or refused.
 """
 
 from __future__ import annotations
@@ -9,17 +10,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-REFUSED = {
-    "time": "hours are kept by rddkit: --for 9h or --until 07:00 stop resumably; `time` would cut epochs off the run",
-    "batch<1": "Ultralytics' AutoBatch measures CUDA alone; give a whole number of images",
-}
 # Trained by Ultralytics' own loop, resumed from the last whole epoch.
 EPOCH_LEVEL = {
     "compile": "a compiled model is trained by Ultralytics' own loop",
     "quantize": "quantization-aware training keeps its state where only Ultralytics can restore it",
     "distill_model": "distillation is set up by Ultralytics' own loop",
 }
-EXACT = ("multi_scale", "cache", "rect", "amp")
+WORKERS = "same state and order of images; loader workers draw augmentation from random numbers of their own"
+MORE_GPUS = "several GPUs are trained by Ultralytics' DDP"
+LAST_PT = "no snapshot: from last.pt, which holds half-precision averages"
+TABLE: tuple[tuple[str, str, str], ...] = (
+    ("same plan, threads, CPU and versions", "exact", "killed anywhere: in a batch, validation, a write"),
+    ("`multi_scale`", "exact", "the sizes come from random numbers that the snapshot holds"),
+    ("`cache`: `ram`, `disk`", "exact", "mosaic draws its partners as before"),
+    ("`rect`", "exact", "the order is the shapes'"),
+    ("`amp: True`", "exact", "on the CPU it trains in full precision, as Ultralytics does; elsewhere see the device"),
+    ("`workers` above 0", "inexact", WORKERS),
+    *((f"`{key}`", "inexact", f"{why}; resumed by epochs") for key, why in EPOCH_LEVEL.items()),
+    ("`device: 0,1`", "inexact", f"{MORE_GPUS}; resumed by epochs"),
+    ("`device: cuda`, `mps`", "inexact", "same state; the device itself is not deterministic to the bit"),
+    ("another batch, image size, number of threads, CPU or torch", "inexact", "same state, other surroundings"),
+    ("no snapshot that verifies", "inexact", LAST_PT),
+    ("another Ultralytics", "inexact", "where a mirrored function differs its own loop trains, resumed by epochs"),
+    ("`time`", "refused", "it would cut epochs off the run; `--for 9h` and `--until 07:00` stop resumably"),
+    ("`batch` below 1", "refused", "Ultralytics' AutoBatch measures CUDA alone; give a whole number of images"),
+    ("another data set, model, class list, schedule or seed", "refused", "it would be another run"),
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +67,7 @@ def loop_for(args: Mapping[str, Any], changed: Sequence[str]) -> Loop:
         if args.get(key):
             return Loop(False, f"{key}={args[key]!r}: {why}; resumed by epochs")
     if "," in str(args.get("device", "")):
-        return Loop(False, "several GPUs are trained by Ultralytics' DDP; resumed by epochs")
+        return Loop(False, f"{MORE_GPUS}; resumed by epochs")
     return Loop(True, "one process: our own loop, resumed within the epoch")
 
 
@@ -72,12 +88,33 @@ def judge(
         if not loop.exact:
             return Exactness(False, loop.reason + passed)
         if epochs_done:
-            return Exactness(False, f"no snapshot: from last.pt, which holds half-precision averages{passed}")
+            return Exactness(False, LAST_PT + passed)
         return Exactness(True, f"nothing to continue from: from the beginning{passed}")
     before = state.get("environment", {})
     changes = [f"{key} {before.get(key)} -> {now.get(key)}" for key in now if before.get(key) != now.get(key)]
     if changes:
         return Exactness(False, f"same state, other surroundings: {', '.join(changes)}{passed}")
+    if now["workers"]:
+        return Exactness(False, WORKERS + passed)
     if now["device"] != "cpu":
         return Exactness(False, f"same state; {now['device']} itself is not deterministic to the bit{passed}")
     return Exactness(True, f"same state, same surroundings{passed}")
+
+
+def page() -> str:
+    """The table as docs/exactness.md holds it."""
+    rows = "\n".join(f"| {setting} | {verdict} | {why} |" for setting, verdict, why in TABLE)
+    return (
+        "# How exact a resume is\n\n"
+        "A killed and resumed run ends with the very weights of one never interrupted (**exact**, bit for bit),\n"
+        "with others like them (**inexact**), or is **refused**, nothing touched. The journal's `resumed` event and\n"
+        "the report say which and why, each time. Made by `python -m rddkit.exactness`. Each row is tested on the CPU\n"
+        "(`test_exactness.py`, `faults/test_settings.py`, `faults/test_resume.py` in `tests/`); on CUDA, MPS and\n"
+        "several GPUs only what is said was tested, as with `compile` (minutes a start on two cores) and `quantize`\n"
+        "(its package is not among ours).\n\n"
+        f"| setting | resume is | why |\n| --- | --- | --- |\n{rows}\n"
+    )
+
+
+if __name__ == "__main__":
+    print(page(), end="")

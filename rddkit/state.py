@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
@@ -155,10 +156,8 @@ def restore(trainer: Any, state: dict[str, Any]) -> Place:
         gradient = state["gradients"].get(name)
         parameter.grad = None if gradient is None else gradient.to(device)
     place = Place(**state["place"])
-    # Steps are counted in batches: with another batch size the same images are another count.
-    ratio = state["batch"] / trainer.batch_size
-    trainer.last_opt_step = round((state["last_opt_step"] + 1) * ratio) - 1
-    if ratio == 1:
+    trainer.last_opt_step = same_place(state["last_opt_step"], trainer.images, state["batch"], trainer.batch_size)
+    if state["batch"] == trainer.batch_size:
         trainer.accumulate = state["accumulate"]
     trainer.loss = None if state["loss"] is None else state["loss"].to(device)
     trainer.loss_items = {key: value.to(device) for key, value in state["loss_items"].items()}
@@ -172,6 +171,18 @@ def restore(trainer: Any, state: dict[str, Any]) -> Place:
     trainer.metrics = state["metrics"]
     trainer.seconds_before = state["train_seconds"]
     return place
+
+
+def same_place(number: int, images: int, old_batch: int, batch: int) -> int:
+    """The batch, counted over all epochs of `images`, that ends where batch `number` of `old_batch` images ended.
+
+    An epoch's last batch may be a part of one, so that a ratio of sizes would run ahead of the epochs. -1: none yet.
+    """
+    if number < 0:
+        return number
+    epoch, i = divmod(number, math.ceil(images / old_batch))
+    done = min((i + 1) * old_batch, images)
+    return epoch * math.ceil(images / batch) + math.ceil(done / batch) - 1
 
 
 def refill_mosaic_buffer(dataset: Any, indices: list[int]) -> None:

@@ -179,8 +179,9 @@ def _run_done(event: Event) -> str:
 
 def _run_failed(event: Event) -> str:
     evidence = f" ({str(event['evidence']).strip()})" if event.get("evidence") else ""
+    reason = f"; {event['reason']}" if event.get("reason") else ""
     advice = f". What to do: {event['what_to_do']}" if event.get("what_to_do") else ""
-    return f"Failed: {cause(event.get('cause'))}{evidence}{advice}"
+    return f"Failed: {cause(event.get('cause'))}{evidence}{reason}{advice}"
 
 
 def _told(title: str) -> Callable[[Event], str]:

@@ -140,6 +140,11 @@ class Attempts:
         return Recorded(answer.returncode, kinds["event"], kinds["batch"], kinds["val"])
 
 
+def images_of(attempts: list[Recorded], epoch: int) -> list[str]:
+    """The images of an epoch in the order in which they were trained on, over several attempts."""
+    return [image for one in attempts for batch in one.batches if batch["epoch"] == epoch for image in batch["images"]]
+
+
 def run_yaml(run: RunPaths, **fields: Any) -> None:
     """Change fields of a run's record, as an editor would."""
     record = runfile.read(run.run_yaml)

@@ -67,6 +67,16 @@ def make_root(tiny_data: Path) -> Callable[..., Path]:
     return make
 
 
+@pytest.fixture
+def attempts(make_root: Callable[..., Path], root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """`attempts(epochs=2)`: a run on the CPU with compare.RECIPE and these, whose attempts a test starts one by one."""
+    from compare import RECIPE, Attempts
+
+    seen = {"cuda": [], "mps": False, "torch": "", "cpu": ""}
+    monkeypatch.setattr("rddkit.run.look_at_devices", lambda: seen)
+    return lambda **settings: Attempts(make_root(root, **{**RECIPE, **settings}))
+
+
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

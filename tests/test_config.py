@@ -55,6 +55,10 @@ REFUSED = [
     ({"name": ".."}, "given setting: name='..' must be one folder's name, without / and not starting with a dot"),
     ({"name": "  "}, "given setting: name='  ' must be one folder's name, without / and not starting with a dot"),
     ({"save": False}, "given setting: save=False would leave nothing to resume from; leave `save` out"),
+    (
+        {"time": 2.0},
+        "given setting: time=2.0 would cut epochs off the run; keep hours by --for 9h or --until 07:00",
+    ),
     ({"resume": True}, "given setting: 'resume' is not set here; use --resume"),
     ({"cfg": "x.yaml"}, "given setting: 'cfg' is not set here; use --config"),
     (

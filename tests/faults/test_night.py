@@ -101,7 +101,7 @@ def out_of_memory(epoch: int, shift: int) -> list[dict[str, Any]]:
     ]
 
 
-SHIFTS = [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+SHIFTS = [0, pytest.param(1, marks=pytest.mark.campaign), pytest.param(2, marks=pytest.mark.campaign)]
 
 
 @pytest.mark.parametrize("shift", SHIFTS)
@@ -116,7 +116,7 @@ def test_memory_that_runs_out_in_any_phase_is_named_and_leads_to_a_lighter_plan(
     assert sorted(text[text.rindex("(in ") + 4 : -1] for text in evidence) == sorted(PHASES.values()), evidence
     told = events(one.run, "fallback")
     assert [event["kind"] for event in told] == ["lean", *["batch"] * 5]
-    assert [event["to"]["batch"] for event in told] == [32, 16, 8, 4, 2, 1]
+    assert [event["to"]["batch"] for event in told[1:]] == [16, 8, 4, 2, 1]
     assert all(event["costs"] for event in told)
     one_row_per_epoch(one.run, RECIPE["epochs"])
     assert "batch 32 -> 16" in read_status(one.run).sentence
@@ -136,12 +136,12 @@ def test_a_hang_ends_with_stacks_in_the_log_and_the_same_plan(night: Callable[..
 
 
 def test_both_processes_stopped_for_longer_than_the_deadline_are_no_hang(night: Callable[..., Night]) -> None:
-    one = night([], SOON + "hang_seconds: 10\n", epochs=8)
+    one = night([], SOON + "hang_seconds: 20\n", epochs=8)
     run = one.start()
     pids = [alive(run.paths).worker_pid, read_progress(run.paths.progress)["supervisor_pid"]]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
-    clock.sleep(15)
+    clock.sleep(25)
     for pid in reversed(pids):
         os.kill(pid, signal.SIGCONT)
     assert run.wait(timeout=120) == 0

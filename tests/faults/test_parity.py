@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,17 +40,14 @@ def test_our_loop_is_ultralytics_own_to_the_bit_and_to_the_callback(
     assert kept[0] == kept[1]
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.timeout(900)
 def test_parity_of_three_models_over_six_epochs_with_sgd_and_adamw(tmp_path: Path) -> None:
     campaign("--kills", "0", "--images", "24", "--keep", str(tmp_path / "parity"))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-@pytest.mark.skipif(
-    not os.environ.get("RDDKIT_CAMPAIGN"),
-    reason="20 kills of three models take ten minutes: RDDKIT_CAMPAIGN=1, or python benchmarks/parity.py",
-)
-def test_the_whole_campaign_of_kills(tmp_path: Path) -> None:
-    campaign("--kills", "20", "--keep", str(tmp_path / "parity"))
+@pytest.mark.campaign
+@pytest.mark.timeout(900)
+def test_twenty_kills_of_a_run(tmp_path: Path) -> None:
+    """For the other models: python benchmarks/parity.py."""
+    campaign("--kills", "20", "--recipes", "yolo26n-SGD", "--keep", str(tmp_path / "parity"))

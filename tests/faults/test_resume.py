@@ -12,7 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from compare import RECIPE, Attempts, Recorded, plain_run, rows, run_yaml, same_weights, steps, train_once
+from compare import (
+    RECIPE,
+    Attempts,
+    Recorded,
+    images_of,
+    plain_run,
+    rows,
+    run_yaml,
+    same_weights,
+    steps,
+    train_once,
+)
 from conftest import TINY
 from workshop import Workshop, alive, events, one_row_per_epoch, wait_for
 
@@ -36,11 +47,6 @@ def plain(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def with_safety(shop: Workshop, text: str) -> Workshop:
     (shop.root / "configs" / "safety.yaml").write_text(text)
     return shop
-
-
-def images_of(attempts: list[Recorded], epoch: int) -> list[str]:
-    """The images of an epoch in the order in which they were trained on, over several attempts."""
-    return [image for one in attempts for batch in one.batches if batch["epoch"] == epoch for image in batch["images"]]
 
 
 # -- killed ------------------------------------------------------------------------------------------------------------
@@ -165,13 +171,6 @@ def test_other_threads_and_a_moved_data_set(workshop: Callable[..., Workshop], t
 
 
 # -- with other settings -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def attempts(make_root: Callable[..., Path], root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Attempts]:
-    seen = {"cuda": [], "mps": False, "torch": "", "cpu": ""}
-    monkeypatch.setattr("rddkit.run.look_at_devices", lambda: seen)
-    return lambda **settings: Attempts(make_root(root, **{**RECIPE, **settings}))
 
 
 def check_positions(parts: list[Recorded], images: int, lr0: float = 0.01) -> None:
