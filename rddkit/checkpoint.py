@@ -1,4 +1,7 @@
-"""What a plain Ultralytics checkpoint holds. Loading one runs what is pickled in it, so others ask this as a child."""
+"""What plain Ultralytics checkpoints hold. Loading one runs what is pickled in it, so others ask this as a child.
+
+`python -m rddkit.checkpoint PATH` looks at one, `python -m rddkit.checkpoint PATH PATH` compares two.
+"""
 
 from __future__ import annotations
 
@@ -22,5 +25,33 @@ def look(path: Path) -> dict[str, Any]:
     }
 
 
+def compare(one: Path, other: Path) -> dict[str, Any]:
+    """How far two checkpoints' weights agree.
+
+    Returns `of`, the tensors that either has; `same`, those equal to the bit; `largest`, the largest difference of a
+    value, None where a tensor is missing, of another shape or not finite in one of them; and `where` that is.
+    """
+    import torch
+
+    def weights(path: Path) -> dict[str, torch.Tensor]:
+        content = torch.load(path, map_location="cpu", weights_only=False)
+        return dict((content.get("model") or content["ema"]).state_dict())
+
+    first, second = weights(one), weights(other)
+    same, largest, where = 0, 0.0, ""
+    for key in sorted(first.keys() | second.keys()):
+        mine, theirs = first.get(key), second.get(key)
+        if mine is None or theirs is None or mine.shape != theirs.shape:
+            largest, where = float("inf"), key
+        elif torch.equal(mine, theirs):
+            same += 1
+        else:
+            apart = float((mine.double() - theirs.double()).abs().nan_to_num(nan=float("inf")).max())
+            largest, where = max((largest, where), (apart, key))
+    told = largest if largest != float("inf") else None
+    return {"of": len(first.keys() | second.keys()), "same": same, "largest": told, "where": where}
+
+
 if __name__ == "__main__":
-    print(json.dumps(look(Path(sys.argv[1]))))
+    paths = [Path(word) for word in sys.argv[1:]]
+    print(json.dumps(look(paths[0]) if len(paths) == 1 else compare(*paths)))

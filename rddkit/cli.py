@@ -154,6 +154,20 @@ def doctor() -> None:
 
 
 @app.command()
+def selftest(
+    config_file: Annotated[
+        str | None, typer.Option("--config", help=f"settings; default {config.DEFAULT_CONFIG}")
+    ] = None,
+) -> None:
+    """Try it on this device, model and data, in about two minutes: kill, resume, compare; the cap; the readings."""
+    from rddkit.selftest import examine
+
+    found = examine(config_file, lambda text: out.print(text, markup=False))
+    out.print(found.text(), markup=False)
+    raise typer.Exit(found.exit_code)
+
+
+@app.command()
 def sample(
     folder: Annotated[Path, typer.Argument(metavar="DIR")],
     images: Annotated[int, typer.Option(min=8, help="how many")] = 48,
