@@ -2,7 +2,8 @@
 
 The plan is JSON: a list of {"id", "what": oom|hang|nan|crash, "where", "epoch", ...}. `where` is forward, backward,
 step, batch, checkpoint, loading, validation or saving. Each fires once in the
-run, whatever attempt reaches it: a file in RDDKIT_INJECT_DIR says that it did.
+run, whatever attempt reaches it: a file in RDDKIT_INJECT_DIR says that it did. One with "armed" waits until a file
+`armed-ID` is there too.
 """
 
 import json
@@ -22,9 +23,18 @@ def fired(fault):
     return False
 
 
+def armed(fault):
+    return "armed" not in fault or os.path.exists(f"{os.environ['RDDKIT_INJECT_DIR']}/armed-{fault['id']}")
+
+
 def reach(place):
     for fault in PLAN:
-        if fault["where"] == place and fault.get("epoch", now["epoch"]) == now["epoch"] and not fired(fault):
+        if (
+            fault["where"] == place
+            and armed(fault)
+            and fault.get("epoch", now["epoch"]) == now["epoch"]
+            and not fired(fault)
+        ):
             print(f"injected: {fault}", flush=True)
             act(fault)
             break
