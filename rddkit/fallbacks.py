@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+from rddkit.config import ConfigError, nearest
 
 KINDS = ("lean", "batch", "checkpointing", "imgsz")
+NEXT = "next"  # instead of a fallback's name: the first that may be taken
 IMAGE_SIZES = (640, 512, 416, 320)
 COSTS = {
     "lean": "free: validation, plots, caches and the allocator are made lighter",
@@ -26,6 +29,20 @@ class Fallback:
     plan: dict[str, Any]
     changes: dict[str, Any]
     reason: str
+
+    @property
+    def name(self) -> str:
+        """What people call it by: `lean`, `batch 1`, `checkpointing`, `imgsz 512`."""
+        return f"{self.kind} {self.changes[self.kind]}" if self.kind in ("batch", "imgsz") else self.kind
+
+
+@dataclass(frozen=True)
+class Known:
+    """A fallback and whether it can be taken; `note` says why not, or with what evidence it failed."""
+
+    fallback: Fallback
+    standing: Literal["open", "failed", "left out"]
+    note: str = ""
 
 
 def ladder(plan: Mapping[str, Any], kinds: Sequence[str], least_imgsz: int) -> list[Fallback]:
@@ -73,3 +90,45 @@ def next_fallback(
         if not any(same(fallback.plan, other) for other in failed):
             return fallback
     return None
+
+
+def known(
+    plan: Mapping[str, Any], failed: Sequence[Mapping[str, Any]], kinds: Sequence[str], least_imgsz: int
+) -> list[Known]:
+    """Every fallback below `plan`, those that may not be taken included; `next_fallback` is the first open one.
+
+    One that is left out is told by its own change; the plans of the others do not contain it.
+    """
+    usable = {step.name: step for step in ladder(plan, kinds, least_imgsz)}
+    allowed = f"safety.yaml allows {', '.join(kinds) or 'none'}"
+    told = []
+    for step in ladder(plan, KINDS, 0):
+        if step.name in usable:
+            told.append(_judged(usable[step.name], failed))
+        else:
+            told.append(Known(step, "left out", f"below min_imgsz {least_imgsz}" if step.kind in kinds else allowed))
+    return told
+
+
+def _judged(fallback: Fallback, failed: Sequence[Mapping[str, Any]]) -> Known:
+    before = next((other for other in failed if same(fallback.plan, other)), None)
+    if before is None:
+        return Known(fallback, "open")
+    return Known(fallback, "failed", str(before.get("evidence") or "no evidence was kept"))
+
+
+def choose(told: Sequence[Known], choice: str) -> Fallback:
+    """The fallback of that name, or the next one. ConfigError says why not, and what there is instead."""
+    able = [one.fallback.name for one in told if one.standing == "open"]
+    if not able:
+        why = "; ".join(f"{one.fallback.name}: {one.standing}, {one.note}" for one in told)
+        raise ConfigError(f"no lighter plan is left ({why or 'there is none below this one'})")
+    names = [NEXT, *(one.fallback.name for one in told)]
+    there = f"There {'is' if len(able) == 1 else 'are'}: {', '.join(able)}; or {NEXT}, the first of them"
+    if choice not in names:
+        raise ConfigError(f"there is no fallback {choice!r} below this plan.{nearest(choice, names)} {there}")
+    found = next(one for one in told if one.fallback.name == (able[0] if choice == NEXT else choice))
+    if found.standing != "open":
+        how = "has failed in this run" if found.standing == "failed" else "is left out by the safety settings"
+        raise ConfigError(f"the fallback {choice!r} {how} ({found.note}). {there}")
+    return found.fallback

@@ -139,6 +139,14 @@ def memory(
     return style.finish(figure, "Memory", "GB (of 1024³ bytes)")
 
 
+def memory_of_attempt(run: Records, attempt: int) -> go.Figure:
+    """The memory curve of one attempt up to its end, with what the machine had free: where an end by memory shows."""
+    rows = run.memory[run.memory["attempt"] == attempt]
+    figure = memory(rows, [event for event in run.events if series.attempt_of(event) == attempt])
+    figure.update_traces(visible=True, selector={"name": "free on the machine"})
+    return figure.update_layout(title_text=f"Memory of attempt {attempt}")
+
+
 def throughput(steps: pd.DataFrame, events: Sequence[Event] = ()) -> go.Figure:
     """Images trained a second over time."""
     if not _any(steps, "images_per_second"):

@@ -26,7 +26,8 @@ from rddkit.run import Run, look_at_devices
 REFRESH_SECONDS = 2.0
 LOG_BYTES = 800
 TOLD = ("epoch", "resumed", "attempt_ended", "fallback", "guard_stop", "run_stopped", "run_failed", "run_done")
-_show: Any = ipython.display  # IPython's functions have no types
+AGAIN = "run this notebook again with the same parameters, or rddkit train with the same settings"
+show: Any = ipython.display  # IPython's functions have no types
 _image: Any = ipython.Image
 _watchers: dict[Path, asyncio.Task[None]] = {}
 
@@ -97,7 +98,7 @@ def show_boxes(data: Path | None, split: str = "train", images: int = 9) -> None
     sheet = exhibits.draw_boxes(dataset.labelled_images(data, split, limit=images), classes)
     content = io.BytesIO()
     sheet.save(content, "JPEG", quality=80)
-    _show(_image(data=content.getvalue(), format="jpeg", alt=f"labelled images of {data.parent.name}/{split}"))
+    show(_image(data=content.getvalue(), format="jpeg", alt=f"labelled images of {data.parent.name}/{split}"))
 
 
 def show_plan(settings: Mapping[str, Any]) -> None:
@@ -142,8 +143,8 @@ def _standing(folder: Path) -> str:
     return status.read_status(there).sentence if there.run_yaml.is_file() else "new; nothing is overwritten"
 
 
-def train(run: Run) -> None:
-    """Start or continue a run.
+def train(run: Run, again: str = AGAIN) -> None:
+    """Start or continue a run; `again` is what continues it should it not get done.
 
     Watched, in the background: the kernel stays free, and the line below the cell keeps up. Headless, attached: a line
     an epoch, and NotDone at the end of a run that is not done, so that the notebook fails.
@@ -152,24 +153,24 @@ def train(run: Run) -> None:
     for key, choice in (run.record.choices if run.record else {}).items():
         print(f"{key}: {choice['value']} ({choice['reason']})")
     if is_headless():
-        _attend(run)
+        _attend(run, again)
     else:
         if run.status().state != "running":
             run.start(detach=True)
         watch(run)
 
 
-def _attend(run: Run) -> None:
+def _attend(run: Run, again: str) -> None:
     run.start()
     for news in run.follow():
         if isinstance(news, dict) and news["event"] in TOLD:
-            print(f"{_at(news)}  {words.describe(news)}", flush=True)
+            print(f"{at(news)}  {words.describe(news)}", flush=True)
     code = run.wait()
     if code:
-        raise NotDone(not_done(run, code))
+        raise NotDone(not_done(run, code, again))
 
 
-def not_done(run: Run, code: int) -> str:
+def not_done(run: Run, code: int, again: str = AGAIN) -> str:
     """The text of NotDone: how the run stands, its last log lines if it failed, its exit code, and the next command."""
     now = run.status()
     told = f"the run {run.name!r} ended with exit code {code}. {now.sentence}"
@@ -177,30 +178,39 @@ def not_done(run: Run, code: int) -> str:
         log = run.paths.log(now.attempt)
         told += f"\nLast lines of {log}:\n{books.log_tail(log, LOG_BYTES)}"
     way = "mend that, then" if now.state == "failed" else "to continue,"
-    told += f"\nNext: {way} run this notebook again with the same parameters, or rddkit train with the same settings."
+    told += f"\nNext: {way} {again}."
     return f"{told}\npapermill only says 0 or 1; this run's own exit code: rddkit status {run.name} --exit-code"
 
 
-def watch(run: Run) -> None:
-    """Show how a run stands, below this cell, until it ends; from a background task: other cells run meanwhile."""
-    handle = _show(_progress(run), raw=True, display_id=True)
+def watch(run: Run, place: Any = None) -> asyncio.Task[None]:
+    """Show how a run stands, below this cell, until it ends; from a background task: other cells run meanwhile.
+
+    `place`: where `show_progress` has shown it, for what has no cell of its own, such as a click. Returns the task.
+    """
+    place = place or show_progress(run)
     before = _watchers.pop(run.folder, None)
     if before is not None:
         before.cancel()
-    _watchers[run.folder] = asyncio.get_running_loop().create_task(_refresh(run, handle))
+    _watchers[run.folder] = asyncio.get_running_loop().create_task(_refresh(run, place))
+    return _watchers[run.folder]
 
 
-async def _refresh(run: Run, handle: Any) -> None:
+def show_progress(run: Run) -> Any:
+    """Show how a run stands now, where `watch` can keep it up to date."""
+    return show(_progress(run), raw=True, display_id=True)
+
+
+async def _refresh(run: Run, place: Any) -> None:
     while run.is_alive():
-        handle.update(_progress(run), raw=True)
+        place.update(_progress(run), raw=True)
         await asyncio.sleep(REFRESH_SECONDS)
-    handle.update(_progress(run), raw=True)
+    place.update(_progress(run), raw=True)
 
 
 def _progress(run: Run) -> dict[str, str]:
     now = run.status()
     told = [event for event in run.events() if event["event"] in TOLD]
-    lines = [now.sentence, *(f"{_at(event)}  {words.describe(event)}" for event in told[-3:])]
+    lines = [now.sentence, *(f"{at(event)}  {words.describe(event)}" for event in told[-3:])]
     epochs_done = now.epoch - 1 + (now.batch / now.batches if now.batches else 0)
     share = 1.0 if now.state == "done" else max(0.0, epochs_done / now.epochs) if now.epochs else 0.0
     bar = f'<progress value="{share:.4f}" max="1" style="width: 30em"></progress> {share:.0%}'
@@ -227,7 +237,7 @@ def show_events(told: Records, most: int = 30) -> None:
         events = [event for event in events if not words.is_routine(event)]
     if len(events) < len(told.events) or len(events) > most:
         print(f"{min(most, len(events))} of {len(told.events)} events; all of them: {told.paths.report_html}")
-    rows = [(_at(event), event.get("attempt", ""), words.describe(event)) for event in events[-most:]]
+    rows = [(at(event), event.get("attempt", ""), words.describe(event)) for event in events[-most:]]
     show_table(rows, ("local time", "attempt", "what happened"))
 
 
@@ -236,7 +246,8 @@ def show_notes(told: Records) -> None:
     print("\n".join(told.notes) or "Every file of the run could be read.")
 
 
-def _at(event: Mapping[str, Any]) -> str:
+def at(event: Mapping[str, Any]) -> str:
+    """When an event happened, as a clock here shows it."""
     try:
         return clock.parse_stamp(str(event.get("t"))).astimezone().strftime("%d %b %H:%M:%S")
     except ValueError:
@@ -245,4 +256,4 @@ def _at(event: Mapping[str, Any]) -> str:
 
 def show_table(rows: Iterable[Sequence[Any]], columns: Sequence[str]) -> None:
     """A table in a notebook, readable as plain text too."""
-    _show(exhibits.table(rows, columns), raw=True)
+    show(exhibits.table(rows, columns), raw=True)

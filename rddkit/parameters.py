@@ -26,6 +26,9 @@ KINDS: dict[str, Any] = {
     "fresh": bool,
     "raw": str | None,
     "run": str | None,
+    "choice": str,
+    "apply": bool,
+    "safety": str | None,
 }
 
 

@@ -16,14 +16,30 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from rddkit import adopt, clock, config, dataset, host, journal, lock, memory, offline, paths, runfile, start
+from rddkit import (
+    adopt,
+    clock,
+    config,
+    dataset,
+    host,
+    journal,
+    lighter,
+    lock,
+    memory,
+    offline,
+    paths,
+    runfile,
+    start,
+)
 from rddkit.cause import STOPPED_EXIT
 from rddkit.config import Config, ConfigError
+from rddkit.fallbacks import NEXT, Known
 from rddkit.journal import Event
 from rddkit.paths import RunPaths
 from rddkit.runfile import RunFile
 from rddkit.safety import load_safety
 from rddkit.status import EXIT_CODES, Status, read_status
+from rddkit.words import describe
 
 POLL_SECONDS = 0.2
 SIGN_SECONDS = 5.0
@@ -40,6 +56,7 @@ class Run:
     paths: RunPaths
     record: RunFile | None = None
     decision: start.Start = field(default_factory=lambda: start.Start("continue", ""))
+    _pending: bool = False  # whether `record` holds what run.yaml does not yet
     _supervisor: subprocess.Popen[bytes] | None = None
     _lifeline: int | None = None
     _until: str | None = None
@@ -75,7 +92,7 @@ class Run:
             record = _continued(found, asked, decision, limits)
         else:
             record = _new_record(asked, limits)
-        return cls(there, record, decision)
+        return cls(there, record, decision, _pending=True)
 
     @classmethod
     def adopt(cls, source: str | Path, *, safety: str | Path | None = None, **overrides: Any) -> Run:
@@ -93,7 +110,7 @@ class Run:
             )
         record = _new_record(plain.config, limits, has_weights=True)
         message = f"taken in: {plain.folder}, {plain.epochs_done} whole epochs; resumed inexactly this once"
-        return cls(there, record, start.Start("new", message), _adopted=plain)
+        return cls(there, record, start.Start("new", message), _pending=True, _adopted=plain)
 
     @classmethod
     def open(cls, run: str | Path | None = None) -> Run:
@@ -130,14 +147,46 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         lock_fd = lock.take(self.paths.lock)
         try:
-            if self._adopted is not None:
-                adopt.copy(self._adopted, self.paths)
-            self.record.write(self.paths.run_yaml)
+            if self._pending:
+                if self._adopted is not None:
+                    adopt.copy(self._adopted, self.paths)
+                self.record.write(self.paths.run_yaml)
+            else:  # since it was read, a supervisor may have taken a lighter plan
+                self.record = runfile.read(self.paths.run_yaml)
             self._spawn(lock_fd, detach)
         finally:
             os.close(lock_fd)
-        self.decision = start.Start("continue", "")
+        self.decision, self._pending = start.Start("continue", ""), False
         return self
+
+    def fallbacks(self, safety: str | Path | None = None) -> list[Known]:
+        """The lighter plans below the one that run.yaml has now, in the order of what they cost, and what is known of
+        each. `safety`: a file to judge by instead of the run's own settings.
+        """
+        limits = None if safety is None else load_safety(safety).model_dump()
+        return lighter.known(runfile.read(self.paths.run_yaml), limits)
+
+    def fall_back(self, choice: str = NEXT, safety: str | Path | None = None) -> Event:
+        """Make a lighter plan the run's, as the supervisor does after a kill; `start` then continues with it.
+
+        The plan that it leaves counts as too big from now on. Raises lock.Busy for a run that is being trained,
+        ConfigError for one that is finished or never began, and where that fallback cannot be had.
+
+        Args:
+            choice: a fallback's name (`batch 1`, `imgsz 512`), or `next`.
+            safety: a file whose settings the run takes over, such as one that allows smaller images.
+
+        Returns the journal's event.
+        """
+        if self.decision.action in ("new", "set_aside") or self.decision.changes:
+            raise ConfigError(
+                f"{self.name} has settings here that it was not started with yet; for a lighter plan of the run that "
+                f"is there: Run.open({self.name!r}).fall_back({choice!r})"
+            )
+        limits = None if safety is None else load_safety(safety).model_dump()
+        self.record, event = lighter.take_by_hand(self.paths, choice, limits)
+        self.decision, self._pending = start.Start("continue", describe(event)), False
+        return event
 
     def _set_aside(self) -> None:
         if lock.is_held(self.paths.lock):

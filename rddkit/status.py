@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from rddkit import clock, journal, lock
+from rddkit import clock, journal, lock, words
 from rddkit.journal import Event
 from rddkit.paths import RunPaths
 
@@ -201,7 +201,5 @@ def _trouble(known: dict[str, Any], events: list[Event]) -> str:
 
 def fallback_words(event: Event) -> str:
     """`batch 2 -> 1 at epoch 37` from a fallback event."""
-    old, new = event.get("from") or {}, event.get("to") or {}
-    changed = [f"{key} {old.get(key)} -> {value}" for key, value in new.items() if old.get(key) != value]
     at = f" at epoch {event['epoch']}" if event.get("epoch") else ""
-    return (", ".join(changed) or "lighter plan") + at
+    return words.plan_change(event.get("from") or {}, event.get("to") or {}) + at

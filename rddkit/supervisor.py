@@ -20,6 +20,7 @@ from rddkit.cause import Cause, Step
 from rddkit.fallbacks import Fallback
 from rddkit.journal import last
 from rddkit.life import Life
+from rddkit.lighter import take, ways_on
 from rddkit.paths import RunPaths
 
 POLL_SECONDS = 1.0
@@ -111,10 +112,7 @@ class Supervisor:
     def _advice(self, number: int, step: Step) -> str:
         if step.exit != cause.NO_PLAN_EXIT:
             return f"read {self.paths.log(number)}; mend it; start again with the same command"
-        return (
-            "close other programs, or allow smaller images (min_imgsz in configs/safety.yaml), or take a smaller "
-            f"model: --name NEW model=yolov8n.pt; then: rddkit train --name {self.record.name} --resume"
-        )
+        return ways_on(self.paths)
 
     def _report(self) -> None:
         """Write report.html in a child, so that plotting is never loaded here; a failure is said, and harms nothing."""
@@ -176,15 +174,8 @@ class Supervisor:
         return fallbacks.next_fallback(self.record.plan, failed, safety["fallbacks"], safety["min_imgsz"])
 
     def _take(self, number: int, lighter: Fallback, why: Cause) -> None:
-        """Make a lighter plan the run's; the one that failed is remembered."""
-        before = self.record.plan
         epoch = self.life.beat.get("epoch") if self.life else None
-        self.record.failed.append({**before, "evidence": why.evidence.splitlines()[0]})
-        self.record.plan = lighter.plan
-        self.record.write(self.paths.run_yaml)
-        old = {key: before.get(key) for key in lighter.changes}
-        told = {"from": old, "to": lighter.changes, "reason": why.evidence.splitlines()[0], "costs": lighter.reason}
-        self.journal.add("fallback", number, kind=lighter.kind, epoch=epoch, **told)
+        take(self.paths, self.journal, self.record, lighter, number, epoch, why.evidence)
         self._notify("fallback")
 
     # -- being asked to stop -------------------------------------------------------------------------------------------

@@ -52,9 +52,13 @@ def plan(settings: Any) -> str:
 
 
 def plan_change(old: Any, new: Any) -> str:
-    """`batch 2 -> 1` from two plans, or what is there of them."""
+    """`batch 2 -> 1` from two plans, or what is there of them; `allocator lean` where there was nothing before."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        changed = [f"{key} {old.get(key)} -> {value}" for key, value in new.items() if old.get(key) != value]
+        changed = [
+            f"{key} {value}" if old.get(key) is None else f"{key} {old[key]} -> {value}"
+            for key, value in new.items()
+            if old.get(key) != value
+        ]
         return ", ".join(changed) or "nothing changed"
     return f"{plan(old)} -> {plan(new)}"
 

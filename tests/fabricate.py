@@ -13,6 +13,7 @@ import yaml
 
 from rddkit import clock
 from rddkit.paths import RunPaths
+from rddkit.safety import Safety
 
 GIB = 1 << 30
 START = datetime(2026, 11, 22, 20, 5, tzinfo=timezone.utc)
@@ -45,7 +46,9 @@ def fabricate_run(
     """
     chance, paths, total = random.Random(0), RunPaths(folder), total or epochs
     folder.mkdir(parents=True, exist_ok=True)
-    plan: dict[str, Any] = {"model": "yolov8n.pt", "batch": 4, "imgsz": 640, "workers": 0}
+    plan: dict[str, Any] = {"model": "yolov8n.pt", "batch": 4, "imgsz": 640, "workers": 0, "cache": False}
+    plan |= {"plots": True, "amp": False, "multi_scale": 0.0, "val_batch": None, "val_imgsz": 640}
+    failed: list[dict[str, Any]] = []
     events: list[dict[str, Any]] = []
     steps, memory, results = [], [], []
     now, seconds = START, 0.0
@@ -88,14 +91,16 @@ def fabricate_run(
             kills.pop(0)
             cause = "oom" if fallback else "killed"
             add("attempt_ended", attempt, cause=cause, evidence=evidence, exit=-9, peak_bytes=int(3.9 * GIB))
+            if fallback and plan["batch"] > 1:
+                half = {"batch": plan["batch"] // 2}
+                why = f"the kernel killed attempt {attempt}"
+                told = {"from": {"batch": plan["batch"]}, "to": half, "reason": why, "kind": "batch"}
+                add("fallback", attempt, **told, epoch=epoch)
+                failed.append({**plan, "evidence": why})
+                plan = {**plan, **half}
             attempt += 1
             now += timedelta(seconds=8)
             next_memory = now
-            if fallback and plan["batch"] > 1:
-                lighter = {**plan, "batch": plan["batch"] // 2}
-                why = f"the kernel killed attempt {attempt - 1}"
-                add("fallback", attempt, **{"from": plan, "to": lighter}, reason=why, epoch=epoch)
-                plan = lighter
             add("attempt_started", attempt, plan=plan, worker_pid=4000 + attempt)
             now += timedelta(seconds=5)
             lost = {"lost_batches": batches // 2, "lost_seconds": epoch_seconds / 2}
@@ -131,7 +136,9 @@ def fabricate_run(
         "created": clock.stamp(START),
         "config": {"model": "yolov8n.pt", "epochs": total, "batch": 4, "imgsz": 640, "seed": 42},
         "plan": plan,
-        "safety": {"budget": "auto", "retries": 3},
+        "failed": failed,
+        "config_file": "configs/night.yaml",
+        "safety": Safety().model_dump(),
         "choices": choices,
         "versions": {"python": "3.11.7", "torch": "2.14.1+cpu", "ultralytics": "8.4.190", "rddkit": "0.1.0"},
         "threads": 2,

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from rddkit import fallbacks
-from rddkit.fallbacks import COSTS, IMAGE_SIZES, KINDS, ladder, next_fallback, same
+from rddkit.config import ConfigError
+from rddkit.fallbacks import COSTS, IMAGE_SIZES, KINDS, NEXT, choose, known, ladder, next_fallback, same
 
 DEFAULT_KINDS = ("lean", "batch", "imgsz")
 Plan = dict[str, Any]
@@ -160,3 +161,79 @@ def test_every_kind_has_its_cost_and_every_size_is_a_multiple_of_the_stride() ->
     assert all(size % 32 == 0 for size in IMAGE_SIZES)
     assert list(IMAGE_SIZES) == sorted(IMAGE_SIZES, reverse=True)
     assert set(fallbacks.LEAN) == {"plots", "cache", "allocator"}
+
+
+def standings(
+    failed: list[Plan], kinds: tuple[str, ...] = DEFAULT_KINDS, least: int = 416
+) -> list[tuple[str, str, str]]:
+    return [(one.fallback.name, one.standing, one.note) for one in known(plan(), failed, kinds, least)]
+
+
+def test_what_is_known_of_each_fallback() -> None:
+    lean, half, *_ = ladder(plan(), DEFAULT_KINDS, 416)
+    failed = [{**lean.plan, "evidence": "our guard: 118 MiB free"}, dict(half.plan)]
+    assert standings(failed) == [
+        ("lean", "failed", "our guard: 118 MiB free"),
+        ("batch 2", "failed", "no evidence was kept"),
+        ("batch 1", "open", ""),
+        ("checkpointing", "left out", "safety.yaml allows lean, batch, imgsz"),
+        ("imgsz 512", "open", ""),
+        ("imgsz 416", "open", ""),
+        ("imgsz 320", "left out", "below min_imgsz 416"),
+    ]
+    assert {row[1:] for row in standings([], ())} == {("left out", "safety.yaml allows none")}
+
+
+def test_the_plans_that_may_be_taken_hold_nothing_that_is_left_out() -> None:
+    told = known(plan(), [], ("batch", "imgsz"), 512)
+    usable = [one.fallback for one in told if one.standing == "open"]
+    assert usable == ladder(plan(), ("batch", "imgsz"), 512)
+    assert not any("checkpointing" in step.plan or "allocator" in step.plan for step in usable)
+
+
+def test_next_is_what_the_supervisor_would_take() -> None:
+    draw = random.Random(9)
+    for _ in range(500):
+        current, kinds, least = any_plan(draw), any_kinds(draw), 32 * draw.randint(1, 20)
+        whole = ladder(current, kinds, least)
+        failed = [step.plan for step in draw.sample(whole, draw.randint(0, len(whole)))]
+        told = known(current, failed, kinds, least)
+        assert len({one.fallback.name for one in told}) == len(told), "a name tells one of them"
+        by_itself = next_fallback(current, [*failed, current], kinds, least)
+        if by_itself is None:
+            with pytest.raises(ConfigError, match="no lighter plan is left"):
+                choose(told, NEXT)
+        else:
+            assert choose(told, NEXT) == choose(told, by_itself.name) == by_itself
+
+
+THERE = "There are: batch 2, batch 1, imgsz 512, imgsz 416; or next, the first of them"
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ("batch 3", f"there is no fallback 'batch 3' below this plan. Did you mean 'batch 2'? {THERE}"),
+        ("smaller", f"there is no fallback 'smaller' below this plan. {THERE}"),
+        ("lean", f"the fallback 'lean' has failed in this run (SIGKILL). {THERE}"),
+        ("imgsz 320", f"the fallback 'imgsz 320' is left out by the safety settings (below min_imgsz 416). {THERE}"),
+    ],
+)
+def test_a_choice_that_cannot_be_had_says_why_and_what_there_is(choice: str, said: str) -> None:
+    lean = ladder(plan(), DEFAULT_KINDS, 416)[0]
+    told = known(plan(), [{**lean.plan, "evidence": "SIGKILL"}], DEFAULT_KINDS, 416)
+    with pytest.raises(ConfigError) as error:
+        choose(told, choice)
+    assert str(error.value) == said
+
+
+def test_where_nothing_is_left_every_reason_is_said() -> None:
+    lightest = plan(batch=1, imgsz=512, plots=False, allocator="lean", val_batch=1)
+    with pytest.raises(ConfigError) as error:
+        choose(known(lightest, [{**lightest, "imgsz": 416, "evidence": "SIGKILL"}], DEFAULT_KINDS, 416), NEXT)
+    assert str(error.value) == (
+        "no lighter plan is left (checkpointing: left out, safety.yaml allows lean, batch, imgsz; "
+        "imgsz 416: failed, SIGKILL; imgsz 320: left out, below min_imgsz 416)"
+    )
+    with pytest.raises(ConfigError, match="there is none below this one"):
+        choose([], NEXT)

@@ -61,6 +61,22 @@ def test_memory_stands_against_the_budget_with_attempts_as_bands(run: Records) -
     assert np.nanmax(budget.y) == pytest.approx(4.0) and len(budget.y) < 12
 
 
+def test_the_memory_of_one_attempt_ends_with_it_beside_what_was_free(run: Records) -> None:
+    figure = figures.memory_of_attempt(run, 2)
+    assert figure.layout.title.text == "Memory of attempt 2"
+    assert {note.text for note in figure.layout.annotations} >= {"attempt 2"}
+    drawn = {trace.name: trace for trace in figure.data}
+    worker = drawn["worker"]
+    assert drawn["free on the machine"].visible is True
+    rows = run.memory[run.memory["attempt"] == 2]
+    assert (len(worker.x), worker.x[-1]) == (len(rows), series.local(rows["time"])[-1])
+
+
+def test_an_attempt_without_readings_says_so(run: Records) -> None:
+    figure = figures.memory_of_attempt(run, 9)
+    assert "No memory reading" in figure.layout.annotations[0].text
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_kills_fallbacks_and_resumes_are_marked_on_every_axis(run: Records, name: str) -> None:
     figure = figures.all_figures(run)[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -16,14 +17,15 @@ import jupyter_client
 import nbformat
 import papermill
 import pytest
+from workshop import alive, clean_up, events, one_row_per_epoch, wait_for
 
-from rddkit import clock, journal, lock
+from rddkit import clock, journal, lock, runfile
 from rddkit.paths import RunPaths
 from rddkit.status import read_rows, read_status
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+INJECT = Path(__file__).resolve().parent / "faults" / "inject"
 REAL = REPOSITORY.parent / "shared" / "rdd2022-sample"
-NAMES = ("01_setup", "02_training", "03_monitoring")
 SMALL = 1_000_000  # bytes of a saved notebook
 PLOTLY = "application/vnd.plotly.v1+json"
 LOOK = "import sys\nprint('heavy:', sorted({'torch', 'ultralytics'} & set(sys.modules)))"
@@ -139,6 +141,7 @@ def test_training_that_fails_fails_the_notebook_and_names_the_exit_code(books: P
         ("01_setup", {"confg": "x.yaml"}, "unknown parameter 'confg'. Did you mean 'config'?"),
         ("02_training", {"config": "configs/tiny.yaml", "batc": 1}, "unknown parameter 'batc'. Did you mean 'batch'?"),
         ("03_monitoring", {"runs": "x"}, "unknown parameter 'runs'. Did you mean 'run'?"),
+        ("04_fallback", {"chioce": "lean"}, "unknown parameter 'chioce'. Did you mean 'choice'?"),
     ],
 )
 def test_an_unknown_parameter_is_an_error(
@@ -194,38 +197,146 @@ def copy_of(books: Path, root: Path, closing: bool) -> Path:
     return root
 
 
+OOM = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+
+
+@pytest.fixture(scope="module")
+def fallen(books: Path) -> RunPaths:
+    """The run `fallen`, dead: it ran out of memory in epoch 1, fell back, and in epoch 2 every process was killed."""
+    plan = [
+        {"id": "first", "what": "oom", "where": "forward", "epoch": 1, "message": OOM},
+        {"id": "second", "what": "hang", "where": "batch", "epoch": 2},  # to be killed there
+    ]
+    (books / "fired").mkdir()
+    environment = {**os.environ, "RDDKIT_ROOT": str(books), "PYTHONPATH": str(INJECT)}
+    environment |= {"RDDKIT_INJECT": json.dumps(plan), "RDDKIT_INJECT_DIR": str(books / "fired")}
+    words = ["train", "--config", "configs/tiny.yaml", "--name", "fallen", "--imgsz", "64", "--detach"]
+    subprocess.run([sys.executable, "-m", "rddkit.cli", *words], env=environment, check=True, timeout=60)
+    run = RunPaths(books / "results" / "fallen")
+    try:
+        wait_for((books / "fired" / "second").exists)
+        assert alive(run).epoch == 2
+    finally:
+        clean_up(run)
+    wait_for(lambda: not lock.is_held(run.lock))
+    return run
+
+
+def aside(run: RunPaths, root: Path) -> RunPaths:
+    """The run again in a root of its own, with the same configs."""
+    shutil.copytree(run.folder.parents[1] / "configs", root / "configs")
+    return RunPaths(shutil.copytree(run.folder, root / "results" / run.name))
+
+
+def test_fallback_tells_why_a_dead_run_ended_and_changes_nothing_unasked(
+    fallen: RunPaths, books: Path, tmp_path: Path
+) -> None:
+    before = fallen.run_yaml.read_bytes(), fallen.journal.read_bytes()
+    done = execute("04_fallback", tmp_path, books, run="fallen")
+    assert "fallen: Dead at epoch 2 of 2" in done.text and "lost without a last word" in done.text
+    cells = [[cell.strip() for cell in line.split("|")] for line in done.text.splitlines()]
+    told = {name: rest for name, *rest in cells}
+    assert told["failed before"][2].startswith("failed: ") and "can't allocate memory" in told["failed before"][2]
+    assert told["failed before"][0] == "val_batch by default, allocator by default"
+    assert told["in use"][0].endswith("batch 4, imgsz 64, workers 0, allocator lean")
+    assert told["batch 2"][2] == "next" and told["batch 1"][2] == "can be taken"
+    assert "Nothing was changed. `-p apply True` takes 'batch 2' (batch 4 -> 2" in done.text
+    assert done.count(PLOTLY) == 1
+    assert (fallen.run_yaml.read_bytes(), fallen.journal.read_bytes()) == before
+
+
+def test_fallback_applied_by_parameter_trains_on_to_the_end_with_the_chosen_plan(
+    fallen: RunPaths, tmp_path: Path
+) -> None:
+    run = aside(fallen, tmp_path / "root")
+    done = execute("04_fallback", tmp_path, tmp_path / "root", run=str(run.folder), choice="batch 1", apply=True)
+    assert "Lighter plan at epoch 2: batch 4 -> 1" in done.text and "Finished" in done.text
+    *_, taken = events(run, "fallback")
+    *_, started = events(run, "attempt_started")
+    assert taken["reason"] == "attempt 2 was lost without a last word; chosen by hand"
+    assert (started["attempt"], started["plan"]["batch"]) == (3, 1)
+    assert runfile.read(run.run_yaml).plan == started["plan"]
+    one_row_per_epoch(run, epochs=2)
+
+
+def test_fallback_by_the_button_trains_on_in_the_background(
+    fallen: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = aside(fallen, tmp_path / "root")
+    monkeypatch.setenv("RDDKIT_ROOT", str(tmp_path / "root"))
+    lab = Lab(tmp_path)
+    try:
+        for source in code_of("04_fallback"):
+            lab.run(source)
+        names = lab.state("fallback")["_options_labels"]
+        assert names == ["batch 2 (nearly free)", "batch 1 (nearly free)"]
+        lab.send("fallback", {"method": "update", "state": {"index": 1}, "buffer_paths": []})
+        lab.send("Apply and continue", {"method": "custom", "content": {"event": "click"}})
+        assert lab.hears("Lighter plan at epoch 2: batch 4 -&gt; 1") and lab.hears("Running")
+        assert lab.run("print(6 * 7)", seconds=5).strip() == "42"  # the kernel is free
+        assert lab.hears("Finished", seconds=60) and lab.hears("is finished and needs no lighter plan")
+        assert lab.state("Apply and continue")["disabled"]
+    finally:
+        lab.client.stop_channels()
+        lab.manager.shutdown_kernel(now=True)
+        clean_up(run)
+    assert events(run, "attempt_started")[-1]["plan"]["batch"] == 1
+    one_row_per_epoch(run, epochs=2)
+
+
 class Lab:
     """A kernel driven as JupyterLab drives it: every request says that a person can be asked."""
 
     def __init__(self, cwd: Path) -> None:
+        self.widgets: dict[str, dict[str, Any]] = {}  # states by comm
         self.manager, self.client = jupyter_client.manager.start_new_kernel(kernel_name="python3", cwd=str(cwd))
         self.client.allow_stdin = True
+
+    def state(self, description: str) -> dict[str, Any]:
+        """What a frontend knows of the widget of that description."""
+        return self.widgets[self._comm(description)]
+
+    def send(self, description: str, data: dict[str, Any]) -> None:
+        """A person's doing, as a frontend tells it: a message over the comm of the widget of that description."""
+        content = {"comm_id": self._comm(description), "data": data}
+        self.client.shell_channel.send(self.client.session.msg("comm_msg", content))
+
+    def _comm(self, description: str) -> str:
+        return next(comm for comm, state in self.widgets.items() if state.get("description") == description)
+
+    def _hear(self, message: Any) -> str:
+        content = message["content"]
+        if message["msg_type"] == "comm_open":
+            self.widgets[content["comm_id"]] = dict(content["data"]["state"])
+        if message["msg_type"] == "comm_msg":
+            self.widgets[content["comm_id"]] |= content["data"].get("state", {})
+        return content_text(message)
 
     def run(self, source: str, seconds: float = 60) -> str:
         """What a cell prints or shows; AssertionError with the traceback if it raises."""
         said: list[str] = []
         reply = self.client.execute_interactive(
-            source, allow_stdin=True, timeout=seconds, output_hook=lambda message: said.append(content_text(message))
+            source, allow_stdin=True, timeout=seconds, output_hook=lambda message: said.append(self._hear(message))
         )
         assert reply["content"]["status"] == "ok", reply["content"].get("traceback")
         return "\n".join(said)
 
-    def updates(self, seconds: float) -> list[str]:
-        """The display updates that come within some seconds without any cell running."""
-        found, deadline = [], clock.monotonic() + seconds
+    def hears(self, text: str, seconds: float = 10) -> bool:
+        """Whether something with that text is shown anew within some seconds, without any cell running."""
+        deadline = clock.monotonic() + seconds
         while clock.monotonic() < deadline:
-            try:
+            with contextlib.suppress(queue.Empty):
                 message = self.client.get_iopub_msg(timeout=0.5)
-            except queue.Empty:
-                continue
-            if message["msg_type"] == "update_display_data":
-                found.append(content_text(message))
-        return found
+                told = self._hear(message)
+                if text in told and message["msg_type"] in ("update_display_data", "comm_msg"):
+                    return True
+        return False
 
 
 def content_text(message: Any) -> str:
     content = message["content"]
-    return str(content.get("text") or content.get("data", {}).get("text/plain", ""))
+    data = content.get("data", {})
+    return str(content.get("text") or data.get("text/plain") or data.get("state", {}).get("value", ""))
 
 
 def code_of(name: str) -> list[str]:
@@ -248,7 +359,7 @@ def test_watched_training_runs_in_the_background_and_outlives_its_kernel(
         assert "new run watched" in lab.run(train, seconds=20)
         assert lab.run("print(6 * 7)", seconds=5).strip() == "42"  # the kernel is free
         assert read_status(run).state == "running"
-        assert any("Running" in update for update in lab.updates(6))
+        assert lab.hears("Running")
         lab.manager.interrupt_kernel()
     finally:
         lab.client.stop_channels()

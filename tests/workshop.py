@@ -75,7 +75,7 @@ class Workshop:
     def cli(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "rddkit.cli", *words]
         environment = {**self.environment, **env}
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=150, check=False)
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280, check=False)
 
     def train(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
         return self.cli("train", "--config", "configs/tiny.yaml", *words, **env)
