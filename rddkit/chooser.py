@@ -112,7 +112,7 @@ def show_ending(told: Records, state: str) -> int:
 def rungs(record: RunFile, events: Sequence[Event], told: Sequence[Known]) -> list[tuple[str, str, str, str]]:
     """The plans of a run from the heaviest that failed to the lightest: name, settings, cost, what is known.
 
-    What is known comes from `Known` alone: a plan's estimate, once there is one, is told there.
+    Whether a plan fits by its estimate, once there is one, belongs into `Known.standing` and is told here.
     """
     rows = []
     below = [one.fallback.plan for one in told]
