@@ -10,8 +10,8 @@ help:  ## this list
 demo: .venv/installed  ## a tiny training, really killed, resumed and shown: a few minutes
 	$(PY) benchmarks/demo.py $(ARGS)
 
-test: .venv/installed  ## the tests
-	$(PY) -m pytest $(ARGS)
+test: .venv/installed  ## the tests, two modules at a time
+	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lab: .venv/installed  ## the notebooks in JupyterLab (its kernel is .venv's)
 	PATH="$$PWD/.venv/bin:$$PATH" JUPYTER_PREFER_ENV_PATH=1 $(PY) -m jupyterlab $(ARGS)
