@@ -32,7 +32,7 @@ MESSAGES: tuple[tuple[str, str], ...] = (
 # huge pages (glibc 2.35; others pass it over) make memory that is asked for anew cheaper.
 SETTINGS: dict[str, dict[str, str]] = {
     "default": {},
-    "lean": {"MALLOC_MMAP_THRESHOLD_": "4194304", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
+    "lean": {"MALLOC_MMAP_THRESHOLD_": "8388608", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
 }
 
 
