@@ -14,7 +14,7 @@ from ultralytics.data.base import BaseDataset
 from ultralytics.data.build import InfiniteDataLoader, _RepeatSampler
 from ultralytics.engine.trainer import BaseTrainer
 
-from rddkit import caps, clock, durable, faults, memory, status
+from rddkit import caps, checkpointing, clock, durable, faults, memory, status
 from rddkit.config import known_arguments
 from rddkit.exactness import Exactness, judge, loop_for
 from rddkit.paths import RunPaths
@@ -212,6 +212,8 @@ def train(paths: RunPaths, record: RunFile, attempt: int, talk: Talk, orders: Or
     watch = Watch(trainer, session, leaves=not exact_loop)
     watch.batch = place["images"] // record.plan["batch"] if place and place["stage"] != "finished" else 0
     watch.attach()
+    if (forgets := record.plan.get("checkpointing")) and not overrides.get("compile"):
+        trainer.add_callback("on_train_start", lambda trainer: checkpointing.attach(trainer.model, forgets))
     capped = record.safety["cap"] and record.device == "cpu"
     trainer.add_callback("on_train_start", lambda _trainer: print(caps.with_model(session.budget, capped), flush=True))
     if not exact_loop:  # Ultralytics' own loop has just begun to count

@@ -12,9 +12,9 @@ KINDS = ("lean", "batch", "checkpointing", "imgsz")
 NEXT = "next"  # instead of a fallback's name: the first that may be taken
 IMAGE_SIZES = (640, 512, 416, 320)
 COSTS = {
-    "lean": "free: validation, plots, caches and the allocator are made lighter",
+    "lean": "free: validation, plots, caches, the allocator and what is kept for backward are made lighter",
     "batch": "nearly free: gradients accumulate to the same effective batch; BatchNorm sees fewer images",
-    "checkpointing": "time: activations are computed twice",
+    "checkpointing": "time: whole layers are computed twice",
     "imgsz": "accuracy: small damage is harder to see",
 }
 OFF = {"checkpointing": False}  # what a plan that never says it means
@@ -64,13 +64,14 @@ def ladder(plan: Mapping[str, Any], kinds: Sequence[str], least_imgsz: int) -> l
             steps.append(Fallback(kind, dict(current), changes, COSTS[kind]))
 
     if "lean" in kinds:
-        step("lean", **LEAN, val_batch=min(int(plan["batch"]), plan.get("val_batch") or int(plan["batch"])))
+        val_batch = min(int(plan["batch"]), plan.get("val_batch") or int(plan["batch"]))
+        step("lean", **LEAN, val_batch=val_batch, checkpointing=plan.get("checkpointing") or "norms")
     while "batch" in kinds and int(current["batch"]) > 1:
         half = int(current["batch"]) // 2
         val_batch = current.get("val_batch")
         step("batch", batch=half, **({"val_batch": min(half, val_batch)} if val_batch else {}))
     if "checkpointing" in kinds:
-        step("checkpointing", checkpointing=True)
+        step("checkpointing", checkpointing="layers")
     for size in IMAGE_SIZES:
         if "imgsz" in kinds and least_imgsz <= size < int(current["imgsz"]):
             step("imgsz", imgsz=size)

@@ -146,7 +146,10 @@ def test_what_real_libraries_say_here_and_now_is_recognised() -> None:
 
 def test_settings_are_plain_environment_and_the_default_changes_nothing() -> None:
     assert SETTINGS["default"] == {}
-    assert SETTINGS["lean"] == {"MALLOC_MMAP_THRESHOLD_": str(4 << 20)}
+    assert SETTINGS["lean"] == {
+        "MALLOC_MMAP_THRESHOLD_": str(8 << 20),
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    }
 
 
 @pytest.mark.parametrize(

@@ -133,8 +133,8 @@ def test_the_plans_are_shown_from_the_heaviest_that_failed_to_the_lightest(tmp_p
     assert known["failed before", "batch 4"] == "failed: the kernel killed attempt 1; held up to 3.9 GB"
     assert known["failed before", "batch 2"] == "failed: the kernel killed attempt 2; held up to 3.9 GB"
     assert known["in use", "yolov8n.pt, batch 1, imgsz 640, workers 0"] == "the plan of the next attempt"
-    assert known["lean", "plots True -> False, allocator lean, val_batch 1"] == "next"
-    assert known["checkpointing", "checkpointing True"] == "left out: safety.yaml allows lean, batch, imgsz"
+    assert known["lean", "plots True -> False, allocator lean, val_batch 1, checkpointing norms"] == "next"
+    assert known["checkpointing", "checkpointing layers"] == "left out: safety.yaml allows lean, batch, imgsz"
     assert known["imgsz 512", "imgsz 640 -> 512"] == "can be taken"
     assert {row[0]: row[2] for row in rows}["imgsz 512"] == "accuracy: small damage is harder to see"
 
@@ -150,7 +150,7 @@ def test_a_failed_plan_below_the_one_in_use_stands_at_its_place_once(night: RunP
 
 def test_a_plan_left_for_a_lean_one_is_told_by_what_was_heavier(night: RunPaths) -> None:
     Run.open(night.folder).fall_back("lean")
-    lean = "plots True, val_batch by default, allocator by default"
+    lean = "plots True, val_batch by default, allocator by default, checkpointing by default"
     assert [row[1] for row in shown(night)][:2] == [f"batch 4, {lean}", lean]
 
 
@@ -173,7 +173,7 @@ def test_headless_without_apply_only_says_what_would_be_done(
     chooser.offer(Run.open(night.folder), "batch 1")
     assert capsys.readouterr().out == (
         "Nothing was changed. `-p apply True` takes 'batch 1' "
-        "(batch 2 -> 1, plots True -> False, val_batch 1, allocator lean) and trains on to the end.\n"
+        "(batch 2 -> 1, plots True -> False, val_batch 1, allocator lean, checkpointing norms) and trains on to the end.\n"
     )
     assert night.run_yaml.read_bytes() == before
 
@@ -197,7 +197,8 @@ def test_the_list_has_what_can_be_taken_and_tells_what_each_costs(night: RunPath
     assert made.list.value == "lean" and not made.button.disabled
     made.list.value = "batch 1"
     assert (
-        "batch 2 -&gt; 1, plots True -&gt; False, val_batch 1, allocator lean. Costs: nearly free" in made.about.value
+        "batch 2 -&gt; 1, plots True -&gt; False, val_batch 1, allocator lean, checkpointing norms. Costs: nearly free"
+        in made.about.value
     )
     assert Chooser(Run.open(night.folder), "imgsz 416", None).list.value == "imgsz 416"
 

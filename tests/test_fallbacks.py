@@ -25,13 +25,15 @@ def changes(start: Plan, kinds: tuple[str, ...] = DEFAULT_KINDS, least: int = 32
     return [(step.kind, step.changes) for step in ladder(start, kinds, least)]
 
 
-LEAN = ("lean", {"plots": False, "allocator": "lean", "val_batch": 4})
+LEAN = ("lean", {"plots": False, "allocator": "lean", "val_batch": 4, "checkpointing": "norms"})
+LAYERS = ("checkpointing", {"checkpointing": "layers"})
+OTHERWISE_LEAN = ("lean", {"plots": False, "allocator": "lean", "val_batch": 4})
 HALVES = [("batch", {"batch": 2, "val_batch": 2}), ("batch", {"batch": 1, "val_batch": 1})]
 SIZES = [("imgsz", {"imgsz": 512}), ("imgsz", {"imgsz": 416}), ("imgsz", {"imgsz": 320})]
 LADDERS: list[tuple[str, Plan, tuple[str, ...], int, list[tuple[str, Plan]]]] = [
     ("the seed's", plan(), DEFAULT_KINDS, 320, [LEAN, *HALVES, *SIZES]),
     ("a cache goes with lean", plan(cache="ram"), ("lean",), 320, [("lean", {**LEAN[1], "cache": False})]),
-    ("all kinds", plan(), KINDS, 416, [LEAN, *HALVES, ("checkpointing", {"checkpointing": True}), *SIZES[:2]]),
+    ("all kinds", plan(), KINDS, 416, [LEAN, *HALVES, LAYERS, *SIZES[:2]]),
     ("the order is that of cost", plan(), ("imgsz", "batch", "lean"), 512, [LEAN, *HALVES, SIZES[0]]),
     ("batch alone", plan(), ("batch",), 320, [("batch", {"batch": 2}), ("batch", {"batch": 1})]),
     ("an odd batch", plan(batch=7), ("batch",), 320, [("batch", {"batch": 3}), ("batch", {"batch": 1})]),
@@ -42,7 +44,9 @@ LADDERS: list[tuple[str, Plan, tuple[str, ...], int, list[tuple[str, Plan]]]] = 
     ("a least size that is no step", plan(), ("imgsz",), 352, SIZES[:2]),
     ("a least size above the own", plan(imgsz=416), ("imgsz",), 640, []),
     ("no kinds", plan(), (), 320, []),
-    ("nothing left", plan(batch=1, imgsz=320, plots=False, allocator="lean", val_batch=1), DEFAULT_KINDS, 320, []),
+    ("nothing left", plan(batch=1, imgsz=320, **LEAN[1] | {"val_batch": 1}), DEFAULT_KINDS, 320, []),
+    ("a plan that forgets whole layers already", plan(checkpointing="layers"), ("lean",), 320, [OTHERWISE_LEAN]),
+    ("layers without lean", plan(), ("checkpointing",), 320, [LAYERS]),
 ]
 
 
@@ -74,7 +78,7 @@ def weight(of: Plan) -> dict[str, float]:
         "cache": bool(of["cache"]),
         "plots": bool(of["plots"]),
         "allocator": of.get("allocator") != "lean",
-        "checkpointing": not of.get("checkpointing"),
+        "checkpointing": {"layers": 0, "norms": 1}.get(of.get("checkpointing") or "", 2),
     }
 
 
@@ -84,7 +88,7 @@ def any_plan(draw: random.Random) -> Plan:
         imgsz=32 * draw.randint(1, 40),
         cache=draw.choice([False, "ram", "disk"]),
         plots=draw.random() < 0.5,
-        checkpointing=draw.random() < 0.3,
+        checkpointing=draw.choice([False, False, "norms", "layers"]),
     )
 
 
@@ -145,14 +149,14 @@ def test_plans_are_compared_by_what_both_of_them_say(one: Plan, other: Plan, ali
 
 
 def test_checkpointing_is_taken_although_the_plan_never_said_that_it_was_off() -> None:
-    lightest = plan(batch=1, plots=False, allocator="lean", val_batch=1)
-    chosen = next_fallback(lightest, [lightest], KINDS, 320)
+    lightest = plan(batch=1)
+    chosen = next_fallback(lightest, [lightest], ("checkpointing",), 320)
     assert chosen is not None and chosen.kind == "checkpointing"
 
 
 def test_lean_leaves_a_validation_batch_that_is_smaller_already() -> None:
     # The batch was raised with --resume after a fallback had lowered both.
-    resumed = plan(batch=8, val_batch=1, plots=False, allocator="lean")
+    resumed = plan(batch=8, val_batch=1, plots=False, allocator="lean", checkpointing="norms")
     assert [step.plan["val_batch"] for step in ladder(resumed, ("lean", "batch"), 320)] == [1, 1, 1]
 
 
@@ -228,7 +232,7 @@ def test_a_choice_that_cannot_be_had_says_why_and_what_there_is(choice: str, sai
 
 
 def test_where_nothing_is_left_every_reason_is_said() -> None:
-    lightest = plan(batch=1, imgsz=512, plots=False, allocator="lean", val_batch=1)
+    lightest = plan(batch=1, imgsz=512, **LEAN[1] | {"val_batch": 1})
     with pytest.raises(ConfigError) as error:
         choose(known(lightest, [{**lightest, "imgsz": 416, "evidence": "SIGKILL"}], DEFAULT_KINDS, 416), NEXT)
     assert str(error.value) == (

@@ -46,7 +46,7 @@ def test_the_next_fallback_becomes_the_runs_plan_and_the_one_before_counts_as_fa
     before = record_of(night)
     event = Run.open(night.folder).fall_back()
     after = record_of(night)
-    assert after.plan == {**before.plan, "plots": False, "allocator": "lean", "val_batch": 2}
+    assert after.plan == {**before.plan, "plots": False, "allocator": "lean", "val_batch": 2, "checkpointing": "norms"}
     assert after.failed == [
         *before.failed,
         {**before.plan, "evidence": "attempt 2 was lost without a last word; chosen by hand"},
@@ -57,8 +57,8 @@ def test_the_next_fallback_becomes_the_runs_plan_and_the_one_before_counts_as_fa
         "attempt": 2,
         "kind": "lean",
         "epoch": 3,
-        "from": {"plots": True, "val_batch": None, "allocator": None},
-        "to": {"plots": False, "val_batch": 2, "allocator": "lean"},
+        "from": {"plots": True, "val_batch": None, "allocator": None, "checkpointing": None},
+        "to": {"plots": False, "val_batch": 2, "allocator": "lean", "checkpointing": "norms"},
         "reason": "attempt 2 was lost without a last word; chosen by hand",
         "costs": fallbacks.COSTS["lean"],
     }
@@ -67,8 +67,9 @@ def test_the_next_fallback_becomes_the_runs_plan_and_the_one_before_counts_as_fa
 
 def test_a_chosen_fallback_tells_the_steps_that_it_passes_over(night: RunPaths) -> None:
     event = Run.open(night.folder).fall_back("imgsz 512")
-    assert event["to"] == {"batch": 1, "imgsz": 512, "plots": False, "val_batch": 1, "allocator": "lean"}
-    assert event["from"] == {"batch": 2, "imgsz": 640, "plots": True, "val_batch": None, "allocator": None}
+    lean = {"plots": False, "val_batch": 1, "allocator": "lean", "checkpointing": "norms"}
+    assert event["to"] == {"batch": 1, "imgsz": 512, **lean}
+    assert event["from"] == {"batch": 2, "imgsz": 640, **dict.fromkeys(lean), "plots": True}
     assert (event["kind"], event["costs"]) == ("imgsz", fallbacks.COSTS["imgsz"])
     assert record_of(night).plan["val_imgsz"] == 640, "validation compares like with like"
 
@@ -143,7 +144,7 @@ def test_other_safety_settings_are_chosen_by_and_kept(night: RunPaths, root: Pat
         "checkpointing"
     ]
     assert [one.fallback.name for one in run.fallbacks() if one.standing == "open"][0] == "lean"
-    assert run.fall_back(safety="configs/more.yaml")["to"] == {"checkpointing": True}
+    assert run.fall_back(safety="configs/more.yaml")["to"] == {"checkpointing": "layers"}
     kept = record_of(night).safety
     assert kept == Safety(fallbacks=["checkpointing"], retries=7).model_dump()
 

@@ -237,8 +237,8 @@ def test_fallback_tells_why_a_dead_run_ended_and_changes_nothing_unasked(
     cells = [[cell.strip() for cell in line.split("|")] for line in done.text.splitlines()]
     told = {name: rest for name, *rest in cells}
     assert told["failed before"][2].startswith("failed: ") and "can't allocate memory" in told["failed before"][2]
-    assert told["failed before"][0] == "val_batch by default, allocator by default"
-    assert told["in use"][0].endswith("batch 4, imgsz 64, workers 0, allocator lean")
+    assert told["failed before"][0] == "val_batch by default, allocator by default, checkpointing by default"
+    assert told["in use"][0].endswith("batch 4, imgsz 64, workers 0, allocator lean, checkpointing norms")
     assert told["batch 2"][2] == "next" and told["batch 1"][2] == "can be taken"
     assert "Nothing was changed. `-p apply True` takes 'batch 2' (batch 4 -> 2" in done.text
     assert done.count(PLOTLY) == 1
