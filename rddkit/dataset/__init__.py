@@ -6,6 +6,7 @@ from rddkit.dataset.labels import DataYaml, fingerprint, labelled_images, read_d
 from rddkit.dataset.prepare import prepare
 from rddkit.dataset.problems import DatasetError
 from rddkit.dataset.sample import write_sample
+from rddkit.dataset.subset import write_subset
 
 __all__ = [
     "CLASS_NAMES",
@@ -21,4 +22,5 @@ __all__ = [
     "split_images",
     "summary",
     "write_sample",
+    "write_subset",
 ]

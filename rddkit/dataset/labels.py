@@ -151,12 +151,16 @@ def _images_below(folder: Path) -> list[Path]:
     ]
 
 
-def _label_bytes(image: Path) -> bytes:
+def label_file(image: Path) -> Path:
+    """Where Ultralytics looks for an image's labels: below `labels` instead of `images`, as .txt."""
     head, _, tail = str(image).rpartition(f"{os.sep}images{os.sep}")
     path = os.path.join(head, "labels", tail) if head else str(image)
+    return Path(os.path.splitext(path)[0] + ".txt")
+
+
+def _label_bytes(image: Path) -> bytes:
     try:
-        with open(os.path.splitext(path)[0] + ".txt", "rb") as file:
-            return file.read()
+        return label_file(image).read_bytes()
     except OSError:
         return b"none"
 
