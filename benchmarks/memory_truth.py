@@ -22,7 +22,7 @@ from rddkit.memory import GIB, MIB
 from rddkit.run import cpu_threads
 from rddkit.safety import Safety
 
-SAMPLE = Path("/work/shared/rdd2022-sample")
+SAMPLE = Path(__file__).resolve().parent.parent.parent / "shared" / "rdd2022-sample"
 STEPS, VAL_IMAGES, TIMES = 12, 16, 3
 PLAN = {"workers": 0, "cache": False, "plots": False, "amp": False, "multi_scale": 0.0, "val_batch": None}
 # The worker as the supervisor starts it, but that its peak is read when it is done.

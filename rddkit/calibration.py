@@ -40,8 +40,8 @@ class Stopped(Exception):
 class Trial:
     """What one throw-away worker showed. `died`: why it ended too early, None if it did not; then its peak is a floor.
 
-    `peak`: bytes it held at most; `device_peak`: on its GPU. `step_seconds`, `val_seconds`, `save_seconds`: of a step, of
-    a validated image, and of all that follows validation in an epoch.
+    `peak`: bytes it held at most; `device_peak`: on its GPU. `step_seconds`, `val_seconds`, `save_seconds`: of a step,
+    of a validated image, and of all that follows validation in an epoch.
     """
 
     batch: int

@@ -149,7 +149,8 @@ def calibrated(known: Known, trials: list[Trial], plan: Mapping[str, Any]) -> Kn
         seen.append((max(sizes.values(), key=lambda found: sum(found.values())), float(peak)))
     correction = need.calibrate(seen)
     steps = {trial.batch: trial.step_seconds for trial in lived if trial.step_seconds == trial.step_seconds}
-    pace = forecast.pace(steps, float(lived[-1].imgsz ** 2), lived[-1].val_seconds) if steps else None
+    last = lived[-1]
+    pace = forecast.pace(steps, float(last.imgsz**2), last.val_seconds, last.save_seconds) if steps else None
     reasons["calibrated"] = (
         f"tried with batch {' and '.join(str(trial.batch) for trial in lived)} at {lived[0].imgsz} pixels: "
         f"{correction.offset / 2**20:+.0f} MB, x {correction.slope:.2f} for what grows with the batch"
@@ -169,8 +170,10 @@ def optimizer_of(args: Mapping[str, Any], images: int, batch: int, epochs: int, 
 
 def budget_of(record: RunFile) -> tuple[int, str]:
     """Bytes the plan must fit into: the run's budget, or of a CUDA device what is free there."""
-    gpu = record.budget.get("cuda")
-    if record.device.startswith("cuda") and gpu:
+    gpus = record.budget.get("cuda") or []
+    number = int((record.device.partition(":")[2] or "0").split(",")[0]) if record.device.startswith("cuda") else 0
+    if record.device.startswith("cuda") and number < len(gpus):
+        gpu = gpus[number]
         asked = None if record.safety["budget"] == "auto" else int(record.safety["budget"])
         share = caps.cuda_fraction(asked, gpu["free"], gpu["total"])
         return int(share * gpu["total"]), f"{share:.0%} of {gpu['name']}"

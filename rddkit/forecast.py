@@ -15,7 +15,8 @@ MORNING = "07:00"
 class Pace:
     """What a machine was seen to take, in seconds.
 
-    `step`: of a batch besides its images. `pixel`, `val_pixel`: of an image, for each of its pixels. `save`: an epoch's end.
+    `step`: of a batch besides its images. `pixel`, `val_pixel`: of an image, for each of its pixels. `save`: of what
+    follows in an epoch.
     """
 
     step: float

@@ -305,19 +305,19 @@ def _new_record(asked: Config, limits: dict[str, Any], has_weights: bool = False
         created=clock.stamp(),
         config=args,
         config_file=asked.source,
-        plan=_plan(args),
+        plan=plan_of(args),
         safety=limits,
         device=device,
         threads=threads,
         choices={"device": {"value": device, "reason": why}, "threads": {"value": threads, "reason": because}},
-        budget=_budget(limits, seen),
+        budget=budget_now(limits, seen),
         versions={**versions(), "torch": seen["torch"], "cpu": seen["cpu"]},
         dataset=_dataset(str(args["data"])),
         git=runfile.git_commit(paths.root()),
     )
 
 
-def _plan(args: dict[str, Any]) -> dict[str, Any]:
+def plan_of(args: dict[str, Any]) -> dict[str, Any]:
     """What decides memory. Validation keeps its own batch and image size when training's change."""
     known = config.known_arguments()
     plan = {key: args.get(key, known[key].default) for key in config.PLAN_KEYS if key != "device"}
@@ -332,14 +332,15 @@ def _continued(found: RunFile, asked: Config, decision: start.Start, limits: dic
         seen = look_at_devices()
         found.device, why = start.choose_device(decision.changes["device"], seen)
         found.choices["device"] = {"value": found.device, "reason": why}
-        found.budget = _budget(limits, seen)
+        found.budget = budget_now(limits, seen)
     return found
 
 
-def _budget(limits: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]:
+def budget_now(limits: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]:
     """What the run may hold; every attempt renews it. `device_bytes` is what MPS's cap is a share of."""
     budget = memory.memory_budget(limits["budget"], None if limits["reserve"] == "auto" else limits["reserve"])
-    return {"bytes": budget.bytes, "source": budget.source, "device_bytes": seen.get("mps_recommended_max")}
+    devices = {"device_bytes": seen.get("mps_recommended_max"), "cuda": seen.get("cuda") or []}
+    return {"bytes": budget.bytes, "source": budget.source, **devices}
 
 
 def _dataset(data: str) -> dict[str, Any]:
