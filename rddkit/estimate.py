@@ -271,9 +271,3 @@ def _keep(file: Path, text: str) -> None:
 def measure(record: RunFile, go_on: calibration.Go = lambda: True) -> Callable[[str], list[Trial]]:
     """What `know` calls to have trials made on this machine."""
     return lambda optimizer: calibration.run(record, optimizer, go_on)
-
-
-def smallest(known: Known, plans: list[Mapping[str, Any]]) -> tuple[Mapping[str, Any], dict[str, Any]]:
-    """The plan that needs least, with its estimate."""
-    rated = [(plan, judged(known, plan)) for plan in plans]
-    return min(rated, key=lambda pair: pair[1]["safe_bound"])

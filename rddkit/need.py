@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rddkit import gpu
-from rddkit.memory import MIB
+from rddkit.memory import MIB, human
 
 TABLE = Path(__file__).with_name("traits.json")
 FAMILIES = [f"yolov8{size}" for size in "nsm"] + [f"yolo11{size}" for size in "nsm"]
@@ -278,3 +278,8 @@ def calibrate(seen: Sequence[tuple[Mapping[str, float], float]]) -> Correction:
 def safe_bound(estimate: float, sureness: str) -> int:
     """The estimate with its margin, below which no measured plan's peak was (benchmarks/memory_accuracy.py)."""
     return round(estimate * (1 + MARGIN[sureness]))
+
+
+def compared(estimated: int, held: int) -> str:
+    """How an estimate and what was held at most agree, in words."""
+    return f"{human(held)} were held at most, {held / estimated - 1:+.0%} of the {human(estimated)} estimated"

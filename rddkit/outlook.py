@@ -13,7 +13,7 @@ from rddkit import clock, config, estimate, forecast, start
 from rddkit.config import Config
 from rddkit.estimate import Known
 from rddkit.memory import human
-from rddkit.run import budget_now, cpu_threads, look_at_devices, plan_of
+from rddkit.run import budget_now, cpu_threads, look_at_devices, plan_of, with_largest_batch
 from rddkit.runfile import RunFile
 from rddkit.safety import load_safety
 
@@ -107,7 +107,8 @@ def estimate_memory(
 def recorded(asked: Config, limits: dict[str, Any]) -> RunFile:
     """A run's record of these settings, for an estimate alone: nothing is looked for or created."""
     args = dict(asked.args)
-    if args.get("batch") == "auto":
+    automatic = args.get("batch") == config.AUTO
+    if automatic:
         args["batch"] = 1
     light = args.get("device") == "cpu"  # a look at devices takes seconds
     seen: Mapping[str, Any] = {"cuda": [], "mps": False} if light else look_at_devices()
@@ -116,7 +117,7 @@ def recorded(asked: Config, limits: dict[str, Any]) -> RunFile:
         asked.folder.name, clock.stamp(), args, asked.source, plan_of(args), limits, device, cpu_threads()[0]
     )
     record.budget = budget_now(limits, dict(seen))
-    return record
+    return with_largest_batch(record) if automatic else record
 
 
 def table(told: Mapping[str, Any]) -> Table:

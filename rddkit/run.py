@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from rddkit import adopt, clock, config, dataset, host, journal, lock, memory, offline, paths, runfile, start
+from rddkit import adopt, clock, config, dataset, estimate, host, journal, lock, memory, offline, paths, runfile, start
 from rddkit.cause import STOPPED_EXIT
 from rddkit.config import Config, ConfigError
 from rddkit.journal import Event
@@ -68,6 +68,8 @@ class Run:
         given = {key for key, value in overrides.items() if value is not None}
         if found is not None:
             _recognise_data(found, asked)
+            if asked.args.get("batch") == config.AUTO:  # what was chosen at the start stays
+                asked.args["batch"] = found.config["batch"]
         decision = start.decide(asked, given, there, found, state, resume=resume, fresh=fresh)
         if decision.action == "done":
             return cls(there, found, decision)
@@ -300,7 +302,10 @@ def _new_record(asked: Config, limits: dict[str, Any], has_weights: bool = False
     seen = look_at_devices()
     device, why = start.choose_device(args.get("device"), seen)
     threads, because = cpu_threads()
-    return RunFile(
+    automatic = args.get("batch") == config.AUTO
+    if automatic:
+        args["batch"] = 1
+    record = RunFile(
         name=asked.folder.name,
         created=clock.stamp(),
         config=args,
@@ -315,6 +320,17 @@ def _new_record(asked: Config, limits: dict[str, Any], has_weights: bool = False
         dataset=_dataset(str(args["data"])),
         git=runfile.git_commit(paths.root()),
     )
+    return with_largest_batch(record) if automatic else record
+
+
+def with_largest_batch(record: RunFile) -> RunFile:
+    """The record with the largest batch that its estimate says will fit, and why; 1 where none does."""
+    known = estimate.know(record)
+    batch = max(1, estimate.largest_batch(known, record.plan, record.plan["imgsz"]))
+    told = estimate.judged(known, {**record.plan, "batch": batch})
+    record.config["batch"] = record.plan["batch"] = batch
+    record.choices["batch"] = {"value": batch, "reason": f"the largest that fits: {estimate.verdict(told)}"}
+    return record
 
 
 def plan_of(args: dict[str, Any]) -> dict[str, Any]:
