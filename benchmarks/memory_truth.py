@@ -103,7 +103,13 @@ def data(keep: Path, images: int) -> Path:
 def settings(keep: Path, plan: dict[str, Any]) -> dict[str, Any]:
     """The Ultralytics arguments of a plan: three epochs of four steps, mosaic on to the end."""
     asked = {key: value for key, value in plan.items() if key not in ("allocator", "val_batch")}
-    more = {"data": str(data(keep, STEPS // EPOCHS * plan["batch"])), "epochs": EPOCHS, "seed": 42, "close_mosaic": 0, "workers": 0}
+    more = {
+        "data": str(data(keep, STEPS // EPOCHS * plan["batch"])),
+        "epochs": EPOCHS,
+        "seed": 42,
+        "close_mosaic": 0,
+        "workers": 0,
+    }
     return {"plots": False, "amp": False, **more, **asked}
 
 

@@ -311,7 +311,10 @@ COMMANDS = [
     (["--config", "configs/training.yaml", "epoch=3"], "unknown setting 'epoch'. Did you mean 'epochs'?"),
     (["--config", "configs/training.yaml", "epochs=x"], "epochs='x' is a str; epochs takes int, such as 100"),
     (["--config", "configs/missing.yaml"], "no config file"),
-    (["--config", "configs/training.yaml", "--batch", "0"], "batch=0; batch is a whole number of images, 1 or more, or auto"),
+    (
+        ["--config", "configs/training.yaml", "--batch", "0"],
+        "batch=0; batch is a whole number of images, 1 or more, or auto",
+    ),
     (["--config", "configs/training.yaml", "--imgsz", "100"], "imgsz=100 must be a multiple of 32; the nearest is 96"),
     (
         ["--config", "configs/training.yaml", "--device", "cuda:9"],
