@@ -23,7 +23,7 @@ from rddkit.need import FAMILIES, TABLE, Polynomial, Traits
 
 # An image count that no channel count is a multiple of: what grows with the batch is told by its first dimension.
 MANY = 1009
-SIZES = (320, 640)  # two sizes give both terms: nothing but attention grows faster than the number of pixels
+SIZES = (640, 320)  # the second tells both terms apart, which only attention needs: all else grows with the pixels
 CHANNELS = 3
 
 
@@ -119,11 +119,11 @@ class Pretence:
         return ledger.most[1]
 
 
-def polynomial(small: Line, large: Line) -> Polynomial:
-    """The bytes of an image by its pixels, from those at the two SIZES."""
+def polynomial(large: Line, small: Line | None = None) -> Polynomial:
+    """The bytes of an image by its pixels, from those at one or both of the SIZES."""
     pixels = [float(size * size) for size in SIZES]
-    each = [line.per_image / count for line, count in zip((small, large), pixels, strict=True)]
-    square = (each[1] - each[0]) / (pixels[1] - pixels[0])
+    each = [line.per_image / count for line, count in zip((large, small), pixels, strict=True) if line]
+    square = (each[1] - each[0]) / (pixels[1] - pixels[0]) if small else 0.0
     return Polynomial(large.fixed, each[0] - square * pixels[0], square)
 
 
@@ -134,8 +134,9 @@ def examine(name: str, classes: int) -> Traits:
     source = load_checkpoint(name)[0].yaml if name.endswith(".pt") else name
     model = DetectionModel(source, nc=classes, verbose=False)
     pretence = Pretence(model)
-    steps = [pretence.train(size) for size in SIZES]
-    forward = polynomial(*(pretence.validate(size) for size in SIZES))
+    attends = any("att" in type(part).__name__.lower() for part in model.modules())
+    steps = [pretence.train(size) for size in (SIZES if attends else SIZES[:1])]
+    forward = polynomial(pretence.validate(SIZES[0]))  # at its peak, early, there is no attention
     held, backward = (polynomial(*(step[which] for step in steps)) for which in (0, 1))
     state = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     trained = sum(weight.numel() * 4 for name, weight in model.named_parameters() if ".dfl" not in name)

@@ -15,7 +15,7 @@ import pytest
 from rddkit import choice, estimate, fallbacks, forecast, gpu, need
 from rddkit.calibration import Trial
 from rddkit.estimate import Known
-from rddkit.memory import GIB, MIB
+from rddkit.memory import GIB, MIB, human
 from rddkit.need import Correction, Facts
 
 PLAN: dict[str, Any] = {"model": "yolov8s.pt", "batch": 2, "imgsz": 640, "workers": 0, "cache": False, "plots": False}
@@ -97,11 +97,8 @@ def test_a_trial_that_died_of_memory_is_an_answer() -> None:
 def test_the_verdict_says_what_is_to_spare_and_what_is_missing() -> None:
     bound = estimate.judged(known(8 * GIB), PLAN)["safe_bound"]
     assert estimate.verdict(estimate.judged(known(bound + GIB), PLAN)).endswith(", 1.0 GB to spare")
-    assert estimate.verdict(estimate.judged(known(bound - GIB), PLAN)).endswith(
-        f", 1.0 GB more than the budget of {(bound - GIB) / GIB:.1f} GB"
-        if bound > 2 * GIB
-        else f"{(bound - GIB) / MIB:.0f} MB"
-    )
+    short = estimate.verdict(estimate.judged(known(bound - GIB), PLAN))
+    assert short == f"needs up to {human(bound)}, 1.0 GB more than the budget of {human(bound - GIB)}"
 
 
 def test_the_first_lighter_plan_that_fits_is_taken_and_the_heavier_ones_are_skipped() -> None:
