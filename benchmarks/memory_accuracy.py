@@ -83,7 +83,7 @@ def rows(keep: Path, measure: bool, models: list[str]) -> list[dict[str, Any]]:
             continue
         record = record_of(keep, plan)
         raw = replace(estimate.know(record), trials=(), correction=None, pace=None)
-        better = estimate.calibrated(raw, trials_of(keep, plan["model"], measure), record.plan)
+        better = estimate.calibrated(raw, trials_of(keep, plan["model"], measure))
         peaks = [run["peak"] for run in told["runs"]]
         name = truths.label(plan)
         first, second = (estimate.judged(known, record.plan) for known in (raw, better))

@@ -44,14 +44,22 @@ class Trial:
     of a validated image, and of all that follows validation in an epoch.
     """
 
-    batch: int
-    imgsz: int
+    plan: dict[str, Any]
+    optimizer: str
     peak: int
     device_peak: int | None
     step_seconds: float
     val_seconds: float
     save_seconds: float
     died: str | None
+
+    @property
+    def batch(self) -> int:
+        return int(self.plan["batch"])
+
+    @property
+    def imgsz(self) -> int:
+        return int(self.plan["imgsz"])
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -92,7 +100,7 @@ def trial(record: RunFile, batch: int, optimizer: str, go_on: Go = lambda: True)
         there = RunPaths(folder / "trial")
         there.folder.mkdir()
         throw_away.write(there.run_yaml)
-        return _watched(throw_away, there, batch, go_on)
+        return _watched(throw_away, there, go_on)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -123,7 +131,7 @@ class _Clock:
         return self.marks.get(end, math.nan) - self.marks.get(start, math.nan)
 
 
-def _watched(record: RunFile, there: RunPaths, batch: int, go_on: Go) -> Trial:
+def _watched(record: RunFile, there: RunPaths, go_on: Go) -> Trial:
     ours, theirs = os.pipe()
     log = there.folder / "log"
     with open(log, "wb") as output:
@@ -162,7 +170,7 @@ def _watched(record: RunFile, there: RunPaths, batch: int, go_on: Go) -> Trial:
     step = heard.between("epoch 1", "trained 2") / STEPS
     save = max(0.0, heard.between("trained 2", "epoch 2") - heard.validation)
     val = heard.validation / VAL_IMAGES
-    return Trial(batch, int(record.plan["imgsz"]), peak, heard.device_peak, step, val, save, died)
+    return Trial(record.plan, str(record.config["optimizer"]), peak, heard.device_peak, step, val, save, died)
 
 
 def _lines(fd: int) -> Iterator[bytes]:

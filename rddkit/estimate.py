@@ -130,10 +130,10 @@ def know(record: RunFile, trials: Callable[[str], list[Trial]] | None = None) ->
     if not kept and trials is not None:
         kept = trials(optimizer)
         _keep(file, json.dumps([trial.as_dict() for trial in kept]))
-    return calibrated(known, kept, record.plan)
+    return calibrated(known, kept)
 
 
-def calibrated(known: Known, trials: list[Trial], plan: Mapping[str, Any]) -> Known:
+def calibrated(known: Known, trials: list[Trial]) -> Known:
     """What is known, corrected by trials; as it was where none of them lived."""
     lived = [trial for trial in trials if trial.died is None]
     reasons = dict(known.reasons)
@@ -143,8 +143,7 @@ def calibrated(known: Known, trials: list[Trial], plan: Mapping[str, Any]) -> Kn
     seen = []
     cuda = known.facts.device.startswith("cuda")
     for trial in lived:
-        tried = {**plan, "batch": trial.batch, "imgsz": trial.imgsz, "val_imgsz": trial.imgsz, "cache": False}
-        sizes = need.phases(known.traits, tried, known.facts)
+        sizes = need.phases(known.traits, trial.plan, dataclasses.replace(known.facts, optimizer=trial.optimizer))
         peak = (trial.device_peak or 0) if cuda else trial.peak
         seen.append((max(sizes.values(), key=lambda found: sum(found.values())), float(peak)))
     correction = need.calibrate(seen)

@@ -26,6 +26,7 @@ FAMILIES += [f"yolov9{size}" for size in "ts"] + [f"yolov10{size}" for size in "
 # MuSGD or AdamW (ultralytics/engine/trainer.py, build_optimizer).
 OPTIMIZER_STATES = {"sgd": 1, "musgd": 2, "auto": 2}  # all others: 2
 PREFETCH = 4  # batches each loader process prepares (ultralytics/data/build.py)
+GROWTH = 1.125  # of a BytesIO (CPython, Modules/_io/bytesio.c)
 LOADER = 200 * MIB  # a loader process beyond what it shares; not measured by us
 LOSS_TENSORS = 10  # of 4 bytes for each (object, anchor) pair while objects are assigned (ultralytics/utils/tal.py)
 
@@ -86,8 +87,8 @@ class Costs:
 
     In training: `weights` of the model and its average, `states` of gradients and what the optimizer keeps (much of it
     fills gaps between activations), `activations` of what lives, `pixels` bytes for a pixel of each image of the batch
-    (loaded, augmented, kept for mosaics). `after_...`: what is held while the epoch ends: validation, saving, the last
-    evaluation.
+    (loaded, augmented, kept for mosaics). `after_...`: what is held while the epoch ends in validation; `copies`: of
+    those that saving makes.
     """
 
     base: float
@@ -101,24 +102,29 @@ class Costs:
     after_activations: float
     after_forward: float
     after_pixels: float
+    copies: float
+    saving_activations: float
     plots: float
     lean: float
 
 
-# Fitted on every second plan of benchmarks/memory_accuracy.py's grid: torch 2.14.1, ultralytics 8.4.190, Linux x86-64,
-# glibc, one thread. `plots` and `lean` on one plan each.
+# Fitted on every second plan of benchmarks/memory_accuracy.py's grid and on twelve trials of three epochs: torch
+# 2.14.1, ultralytics 8.4.190, Linux x86-64, glibc, one thread. Later epochs hold more than the first where weights are
+# large: the medium models are fitted to the trials. `plots` and `lean` on one plan each.
 CPU = Costs(
     base=778 * MIB,
     weights=2.0,
-    states=0.23,
-    activations=1.4,
-    pixels=22.0,
-    after_base=793 * MIB,
-    after_weights=1.5,
-    after_states=1.33,
-    after_activations=0.48,
-    after_forward=2.86,
-    after_pixels=58.0,
+    states=0.235,
+    activations=1.41,
+    pixels=14.0,
+    after_base=772 * MIB,
+    after_weights=2.0,
+    after_states=1.62,
+    after_activations=0.72,
+    after_forward=1.92,
+    after_pixels=63.0,
+    copies=0.98,
+    saving_activations=0.31,
     plots=100 * MIB,
     lean=0.6,
 )
@@ -192,9 +198,22 @@ def parts(traits: Traits, plan: Mapping[str, Any], facts: Facts, costs: Costs = 
         "validation": costs.after_forward * forward + costs.after_pixels * val_pixels * val_batch,
         "loading": loading,
     }
+    # ultralytics/engine/trainer.py, save_model: the average and the optimizer's state are copied, the copies halved; the
+    # file is built in a buffer, which grows by an eighth beyond what it holds.
+    kept = traits.trained * states
+    copied = 1.5 * (traits.state + kept) + GROWTH * 0.5 * (traits.state + kept)
+    saving = {
+        "framework": costs.after_base,
+        **weights,
+        "gradients": float(traits.trained),
+        "optimizer": float(kept),
+        "checkpoint being saved": costs.copies * copied,
+        "kept from training": costs.saving_activations * step,
+        "loading": loading,
+    }
     if plan.get("plots"):
-        train["plots"] = after["plots"] = costs.plots
-    return {"training": train, "validation and saving": after}
+        train["plots"] = after["plots"] = saving["plots"] = costs.plots
+    return {"training": train, "validation": after, "saving": saving}
 
 
 def loaders(plan: Mapping[str, Any], facts: Facts) -> float:
@@ -230,7 +249,8 @@ def _on_device(traits: Traits, plan: Mapping[str, Any], facts: Facts) -> dict[st
 
 
 # Components that do not grow with the batch.
-STILL = frozenset("framework weights gradients optimizer context libraries plots".split()) | {"average of weights"}
+STILL = frozenset("framework weights gradients optimizer context libraries plots".split())
+STILL |= {"average of weights", "checkpoint being saved"}
 
 
 def corrected(found: Mapping[str, float], correction: Correction) -> dict[str, float]:

@@ -27,8 +27,8 @@ def known(budget: int, **more: Any) -> Known:
 
 
 def trial(batch: int, peak: float, **more: Any) -> Trial:
-    return Trial(**{**dict.fromkeys(("device_peak", "died")), "batch": batch, "imgsz": 640, "peak": round(peak),
-                    "step_seconds": 1.0 + batch, "val_seconds": 0.5, "save_seconds": 1.0, **more})  # fmt: skip
+    plan = {**PLAN, "batch": batch}
+    return Trial(plan, "AdamW", round(peak), None, 1.0 + batch, 0.5, 1.0, more.get("died"))
 
 
 def test_the_table_has_every_family_in_its_small_sizes() -> None:
@@ -75,7 +75,7 @@ def test_trials_far_from_the_prediction_pull_it_to_what_was_seen() -> None:
     told = known(8 * GIB)
     plans = {batch: need.phases(told.traits, {**PLAN, "batch": batch}, FACTS) for batch in (1, 4)}
     peaks = {batch: 1.3 * max(sum(sizes.values()) for sizes in found.values()) for batch, found in plans.items()}
-    better = estimate.calibrated(told, [trial(batch, peak) for batch, peak in peaks.items()], PLAN)
+    better = estimate.calibrated(told, [trial(batch, peak) for batch, peak in peaks.items()])
     assert better.correction is not None and better.correction.slope > 1
     told_4 = estimate.judged(better, {**PLAN, "batch": 4})
     assert told_4["estimate"] == pytest.approx(peaks[4], rel=0.06)
@@ -83,7 +83,7 @@ def test_trials_far_from_the_prediction_pull_it_to_what_was_seen() -> None:
 
 
 def test_a_trial_that_died_of_memory_is_an_answer() -> None:
-    told = estimate.calibrated(known(64 * GIB), [trial(1, GIB, died="torch on the CPU: can't allocate memory")], PLAN)
+    told = estimate.calibrated(known(64 * GIB), [trial(1, GIB, died="torch on the CPU: can't allocate memory")])
     answer = estimate.judged(told, PLAN)
     assert not answer["fits"] and not answer["calibrated"]
     assert estimate.verdict(answer) == (

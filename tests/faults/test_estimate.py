@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import kernel
 import pytest
 from workshop import Workshop, events
 
+from rddkit import cgroup
 from rddkit.memory import MIB
 
 pytestmark = pytest.mark.faults
@@ -47,3 +52,20 @@ def test_a_run_starts_on_the_first_plan_that_fits_and_says_so_and_compares(
     assert first["fits"] and first["calibrated"] and first["safe_bound"] <= 1250 * MIB
     assert first["seconds_per_epoch"] > 0
     assert seen["measured_bytes"] <= first["safe_bound"] and "were held at most" in seen["reason"]
+
+
+def test_in_a_small_memory_cgroup_doctor_and_budget_say_its_limit_and_name_the_file() -> None:
+    try:
+        with kernel.group(2 << 30) as group:
+            code = "import json; from rddkit import memory; print(json.dumps([memory.total(), memory.memory_budget()]))"
+            told = group.start([sys.executable, "-c", code], os.environ).communicate(timeout=60)[0]
+            table = group.start([sys.executable, "-m", "rddkit.cli", "doctor"], {**os.environ, "COLUMNS": "300"})
+            shown = table.communicate(timeout=120)[0]
+    except kernel.Impossible as why:
+        pytest.skip(str(why))
+    total, budget = json.loads(told.splitlines()[-1])
+    limit_file = str(cgroup.Group(group.folder, group.version, None, 0, 0).limit_file)
+    assert total == [2 << 30, limit_file]
+    assert budget[0] < 2 << 30 and limit_file in budget[1]
+    limit, free = (next(line for line in shown.splitlines() if name in line) for name in ("memory limit", "budget"))
+    assert "2.0 GB" in limit and limit_file in limit and limit_file in free
