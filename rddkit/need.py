@@ -198,7 +198,7 @@ def parts(traits: Traits, plan: Mapping[str, Any], facts: Facts, costs: Costs = 
         "validation": costs.after_forward * forward + costs.after_pixels * val_pixels * val_batch,
         "loading": loading,
     }
-    # ultralytics/engine/trainer.py, save_model: the average and the optimizer's state are copied, the copies halved; the
+    # ultralytics/engine/trainer.py, save_model: the average and the optimizer's state are copied, copies halved; the
     # file is built in a buffer, which grows by an eighth beyond what it holds.
     kept = traits.trained * states
     copied = 1.5 * (traits.state + kept) + GROWTH * 0.5 * (traits.state + kept)
