@@ -351,7 +351,7 @@ def test_a_refusal_is_the_same_in_a_process_of_its_own_from_another_folder(works
     before = sorted(workshop.rglob("*"))
     answer = run_cli("train", "--config", "configs/training.yaml", "--batch", "0")
     assert answer.returncode == 2
-    assert answer.stderr == "rddkit: given setting: batch=0; batch is a whole number of images, 1 or more\n"
+    assert answer.stderr == "rddkit: given setting: batch=0; batch is a whole number of images, 1 or more, or auto\n"
     assert sorted(workshop.rglob("*")) == before
 
 
