@@ -36,7 +36,7 @@ def train(
     config_file: Annotated[
         str | None, typer.Option("--config", help=f"settings; default {config.DEFAULT_CONFIG}")
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="images a step")] = None,
+    batch: Annotated[str | None, typer.Option(help="images a step, or auto: the largest that fits")] = None,
     imgsz: Annotated[int | None, typer.Option(help="image size in pixels, a multiple of 32")] = None,
     workers: Annotated[int | None, typer.Option(help="loader processes; 0 loads in the worker itself")] = None,
     epochs: Annotated[int | None, typer.Option()] = None,
@@ -52,7 +52,8 @@ def train(
     """Start a run, or continue it where it was. `--resume PATH` takes a plain Ultralytics run in."""
     plain = [word for word in words or [] if "=" not in word] if resume else []
     words = [word for word in words or [] if word not in plain]
-    named = {"batch": batch, "imgsz": imgsz, "workers": workers, "epochs": epochs, "device": device, "name": name}
+    images = config.parse_value(batch) if batch else None
+    named = {"batch": images, "imgsz": imgsz, "workers": workers, "epochs": epochs, "device": device, "name": name}
     overrides = {
         **config.parse_overrides(words),
         **{key: value for key, value in named.items() if value is not None},
@@ -143,6 +144,35 @@ def report(run: RunName = None) -> None:
     from rddkit.report import write_report
 
     out.print(str(write_report(Run.open(run).folder)), markup=False)
+
+
+@app.command()
+def estimate(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value ...]", help="any Ultralytics argument")
+    ] = None,
+    config_file: Annotated[
+        str | None, typer.Option("--config", help=f"settings; default {config.DEFAULT_CONFIG}")
+    ] = None,
+    batch: Annotated[str | None, typer.Option(help="images a step, or auto: the largest that fits")] = None,
+    imgsz: Annotated[int | None, typer.Option(help="image size in pixels, a multiple of 32")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, mps, cuda or a number; left out: the best there is")] = None,
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="try a few steps first, once a model")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="everything known, for programs")] = False,
+    safety: Annotated[str | None, typer.Option(help="default configs/safety.yaml")] = None,
+) -> None:
+    """Say what a training will need: memory by component against the budget, hours and nights."""
+    from rddkit import outlook
+
+    named = {"batch": config.parse_value(batch) if batch else None, "imgsz": imgsz, "device": device}
+    overrides = {**config.parse_overrides(words or []), **{k: v for k, v in named.items() if v is not None}}
+    found = outlook.look(config_file, safety=safety, calibrate=calibrate, **overrides)
+    if as_json:
+        print(json.dumps(found.told, ensure_ascii=False))
+        return
+    out.print(outlook.table(found.told))
+    for sentence in found.sentences():
+        out.print(sentence, markup=False)
 
 
 @app.command()

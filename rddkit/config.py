@@ -36,6 +36,9 @@ ALLOWED_ON_RESUME = frozenset(
 )
 
 
+AUTO = "auto"  # a batch of which the largest that fits is taken
+
+
 class ConfigError(ValueError):
     """A setting that cannot be used; the text says which, where and what to write instead. Exit code 2."""
 
@@ -165,7 +168,7 @@ def check_arguments(args: Mapping[str, Any], where: str) -> None:
         if value is None:
             if not kind.optional and kind.default is not None:
                 raise ConfigError(f"{where}: {key} must not be empty; the default is {kind.default!r}")
-        elif not fits(value, kind.types):
+        elif not fits(value, kind.types) and (key, value) != ("batch", AUTO):
             wanted = " or ".join(sorted(kind.types)) + (
                 f", such as {kind.default!r}" if kind.default is not None else ""
             )
@@ -175,8 +178,8 @@ def check_arguments(args: Mapping[str, Any], where: str) -> None:
 
 def _check_ranges(args: Mapping[str, Any], where: str) -> None:
     batch, imgsz = args.get("batch", 1), args.get("imgsz", STRIDE)
-    if not isinstance(batch, int) or batch < 1:
-        raise ConfigError(f"{where}: batch={batch!r}; batch is a whole number of images, 1 or more")
+    if batch != AUTO and (not isinstance(batch, int) or batch < 1):
+        raise ConfigError(f"{where}: batch={batch!r}; batch is a whole number of images, 1 or more, or auto")
     if not isinstance(imgsz, int) or imgsz < STRIDE or imgsz % STRIDE:
         near = max(STRIDE, round(imgsz / STRIDE) * STRIDE) if isinstance(imgsz, (int, float)) else 640
         raise ConfigError(f"{where}: imgsz={imgsz!r} must be a multiple of {STRIDE}; the nearest is {near}")

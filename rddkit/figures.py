@@ -13,9 +13,9 @@ from plotly.subplots import make_subplots
 
 from rddkit import records, series, style
 from rddkit.journal import Event
-from rddkit.memory import GIB
+from rddkit.memory import GIB, human
 from rddkit.records import METRICS, Records
-from rddkit.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
+from rddkit.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY
 
 NOT_LOSSES = {"time", "attempt", "epoch", "batch", "batches", "lr", "images_per_second"}
 COLUMNS = 3  # loss components side by side
@@ -159,6 +159,27 @@ def throughput(steps: pd.DataFrame, events: Sequence[Event] = ()) -> go.Figure:
     style.time_axis(figure)
     figure.update_yaxes(rangemode="tozero")
     return style.finish(figure, "Speed", "images a second")
+
+
+def need(told: Mapping[str, Any]) -> go.Figure:
+    """What a plan needs, stacked by component, against the budget line.
+
+    Args:
+        told: an estimate (`rddkit.estimate_memory`), bytes.
+    """
+    figure = go.Figure()
+    colors = style.cycle(BLUE, SKY, GREEN, PURPLE, ORANGE, GREY)
+    sizes = sorted(told["components"].items(), key=lambda item: -item[1])
+    margin = told["safe_bound"] - told["estimate"]
+    for (name, size), color in zip([*sizes, ("margin", margin)], colors, strict=False):
+        look = {"color": "white", "pattern": {"shape": "/", "fgcolor": GREY}} if name == "margin" else {"color": color}
+        hover = f"{name}: {human(size)}<extra></extra>"
+        figure.add_bar(y=[""], x=[size / GIB], name=name, orientation="h", marker=look, hovertemplate=hover)
+    line = {"color": RED if not told["fits"] else INK, "width": 2, "dash": "dash"}
+    figure.add_vline(told["budget"] / GIB, line=line, annotation_text=f"budget {human(told['budget'])}")
+    figure.update_layout(barmode="stack", hovermode="closest")
+    figure.update_xaxes(title_text="GB (of 1024³ bytes)", rangemode="tozero")
+    return style.finish(figure, f"Memory at its peak, in {told['phase']}", None, height=300)
 
 
 def all_figures(run: Records, thresholds: Mapping[str, float] | None = None) -> dict[str, go.Figure]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from rddkit import allocators, caps, cgroup, clock, guard, hang, macos, memory
+from rddkit import allocators, caps, cgroup, clock, guard, hang, macos, memory, need
 from rddkit.books import Books, log_tail
 from rddkit.cause import Ending
 from rddkit.runfile import RunFile
@@ -52,6 +52,8 @@ class Life:
         self.epochs_held: list[int] = []
         self.epoch_held = 0
         self.began_whole = True
+        self.expected: dict[str, Any] | None = None  # the plan's estimate
+        self.exceeded = False
         safety = record.safety
         self.limits = guard.Limits(safety["guard_warn"], safety["guard_stop"], safety["guard_end"])
         self._spawn(lock_fd, reseed)
@@ -149,6 +151,10 @@ class Life:
         """Keep the most that was held in the epoch; one that was begun in the middle is no measure."""
         if self.began_whole:
             self.epochs_held.append(self.epoch_held)
+            if len(self.epochs_held) == 1 and self.expected:
+                told = need.compared(self.expected["estimate"], self.epoch_held)
+                measured = {"estimate": self.expected["estimate"], "measured_bytes": self.epoch_held}
+                self.books.journal.add("estimated", self.number, **measured, reason=told)
         self.began_whole, self.epoch_held = True, 0
 
     def _note_progress(self) -> None:
@@ -181,6 +187,10 @@ class Life:
     def _note_held(self, held: int) -> None:
         self.peak_bytes = max(self.peak_bytes, held)
         self.epoch_held = max(self.epoch_held, held)
+        if self.expected and held > self.expected["safe_bound"] and not self.exceeded:
+            self.exceeded = True
+            told = f"more is held than the plan was to need at most; {need.compared(self.expected['estimate'], held)}"
+            self.books.journal.add("memory_warning", self.number, reason=told, available=memory.available().bytes)
 
     def _is_paused(self) -> bool:
         try:

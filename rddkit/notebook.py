@@ -24,6 +24,7 @@ from rddkit.records import METRICS, Records, best
 from rddkit.run import Run, look_at_devices
 
 REFRESH_SECONDS = 2.0
+NOT_ARGUMENTS = ("config", "overrides", "raw", "calibrate")  # parameters that Ultralytics does not know
 LOG_BYTES = 800
 TOLD = ("epoch", "resumed", "attempt_ended", "fallback", "guard_stop", "run_stopped", "run_failed", "run_done")
 AGAIN = "run this notebook again with the same parameters, or rddkit train with the same settings"
@@ -103,18 +104,21 @@ def show_boxes(data: Path | None, split: str = "train", images: int = 9) -> None
 
 def show_plan(settings: Mapping[str, Any]) -> None:
     """What a training with these parameters will do, in words, and what is still missing for it."""
-    named = {key: value for key, value in settings.items() if key not in ("config", "overrides", "raw")}
+    named = {key: value for key, value in settings.items() if key not in NOT_ARGUMENTS}
     more = parse_overrides(settings.get("overrides"))
     args = config.load_config(settings.get("config"), {**_as_typed(named), **more}).args
     value = {key: args.get(key, kind.default) for key, kind in config.known_arguments().items()}
     seen = {"cuda": [], "mps": False} if args.get("device") == "cpu" else look_at_devices()  # a look takes seconds
     device, why = start.choose_device(args.get("device"), seen)
-    batch, together = value["batch"], max(1, round(value["nbs"] / value["batch"]))
+    automatic = value["batch"] == config.AUTO
+    batch = 1 if automatic else value["batch"]
+    together = max(1, round(value["nbs"] / batch))
+    sizes = "auto: the largest that fits" if automatic else f"{batch} x {together} = {batch * together}"
     folder = Path(args["project"]) / str(args["name"])
     rows = [
         ("model", args["model"], _missing(config.find_model, args["model"]) or "ready"),
         ("data", args["data"], _missing(config.find_data, args["data"]) or _images(Path(args["data"]), batch)),
-        ("batch", f"{batch} x {together} = {batch * together}", "images at once x batches added up for a step"),
+        ("batch", sizes, "images at once x batches added up for a step"),
         ("image size", f"{value['imgsz']} pixels", "the longer side, in training and validation"),
         ("workers", value["workers"], "loader processes; 0, in the training process, takes the least memory"),
         ("epochs", value["epochs"], f"ends sooner after {value['patience']} epochs without a better result"),
@@ -122,6 +126,22 @@ def show_plan(settings: Mapping[str, Any]) -> None:
         ("run folder", folder, _standing(folder)),
     ]
     show_table(rows, ("", "plan", "which means"))
+
+
+def show_need(settings: Mapping[str, Any]) -> None:
+    """What a training with these parameters needs: a bar by component against the budget, and the verdict in words.
+
+    Tries a few real steps in throw-away workers first, once a model, where weights and data are here.
+    """
+    from rddkit import figures, outlook
+
+    named = {key: value for key, value in settings.items() if key not in NOT_ARGUMENTS}
+    asked = {**_as_typed(named), **parse_overrides(settings.get("overrides"))}
+    args = config.load_config(settings.get("config"), asked).args
+    here = not _missing(config.find_model, args["model"]) and not _missing(config.find_data, args["data"])
+    found = outlook.look(settings.get("config"), calibrate=bool(settings.get("calibrate", True)) and here, **asked)
+    figures.show(figures.need(found.told))
+    print("\n".join(found.sentences()))
 
 
 def _missing(find: Any, asked: str) -> str:

@@ -25,6 +25,7 @@ KINDS: dict[str, Any] = {
     "resume": bool,
     "fresh": bool,
     "raw": str | None,
+    "calibrate": bool,
     "run": str | None,
     "choice": str,
     "apply": bool,

@@ -28,6 +28,21 @@ def results() -> Path:
     return root() / "results"
 
 
+def cache() -> Path:
+    """Where what was found out about models and this machine is kept; it can be deleted at any time."""
+    return root() / ".cache"
+
+
+def traits_file(model: str, about: str) -> Path:
+    """The kept traits of a model; `about` tells versions and files apart."""
+    return cache() / "traits" / f"{model}-{about}.json"
+
+
+def calibration_file(model: str, about: str) -> Path:
+    """The kept trials of a model on this machine."""
+    return cache() / "calibration" / f"{model}-{about}.json"
+
+
 @dataclass(frozen=True)
 class RunPaths:
     """Every file of one run, by the names the design gives them."""

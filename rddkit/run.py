@@ -21,6 +21,7 @@ from rddkit import (
     clock,
     config,
     dataset,
+    estimate,
     host,
     journal,
     lighter,
@@ -85,6 +86,8 @@ class Run:
         given = {key for key, value in overrides.items() if value is not None}
         if found is not None:
             _recognise_data(found, asked)
+            if asked.args.get("batch") == config.AUTO:  # what was chosen at the start stays
+                asked.args["batch"] = found.config["batch"]
         decision = start.decide(asked, given, there, found, state, resume=resume, fresh=fresh)
         if decision.action == "done":
             return cls(there, found, decision)
@@ -349,24 +352,38 @@ def _new_record(asked: Config, limits: dict[str, Any], has_weights: bool = False
     seen = look_at_devices()
     device, why = start.choose_device(args.get("device"), seen)
     threads, because = cpu_threads()
-    return RunFile(
+    automatic = args.get("batch") == config.AUTO
+    if automatic:
+        args["batch"] = 1
+    record = RunFile(
         name=asked.folder.name,
         created=clock.stamp(),
         config=args,
         config_file=asked.source,
-        plan=_plan(args),
+        plan=plan_of(args),
         safety=limits,
         device=device,
         threads=threads,
         choices={"device": {"value": device, "reason": why}, "threads": {"value": threads, "reason": because}},
-        budget=_budget(limits, seen),
+        budget=budget_now(limits, seen),
         versions={**versions(), "torch": seen["torch"], "cpu": seen["cpu"]},
         dataset=_dataset(str(args["data"])),
         git=runfile.git_commit(paths.root()),
     )
+    return with_largest_batch(record) if automatic else record
 
 
-def _plan(args: dict[str, Any]) -> dict[str, Any]:
+def with_largest_batch(record: RunFile) -> RunFile:
+    """The record with the largest batch that its estimate says will fit, and why; 1 where none does."""
+    known = estimate.know(record)
+    batch = max(1, estimate.largest_batch(known, record.plan, record.plan["imgsz"]))
+    told = estimate.judged(known, {**record.plan, "batch": batch})
+    record.config["batch"] = record.plan["batch"] = batch
+    record.choices["batch"] = {"value": batch, "reason": f"the largest that fits: {estimate.verdict(told)}"}
+    return record
+
+
+def plan_of(args: dict[str, Any]) -> dict[str, Any]:
     """What decides memory. Validation keeps its own batch and image size when training's change."""
     known = config.known_arguments()
     plan = {key: args.get(key, known[key].default) for key in config.PLAN_KEYS if key != "device"}
@@ -381,14 +398,15 @@ def _continued(found: RunFile, asked: Config, decision: start.Start, limits: dic
         seen = look_at_devices()
         found.device, why = start.choose_device(decision.changes["device"], seen)
         found.choices["device"] = {"value": found.device, "reason": why}
-        found.budget = _budget(limits, seen)
+        found.budget = budget_now(limits, seen)
     return found
 
 
-def _budget(limits: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]:
+def budget_now(limits: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]:
     """What the run may hold; every attempt renews it. `device_bytes` is what MPS's cap is a share of."""
     budget = memory.memory_budget(limits["budget"], None if limits["reserve"] == "auto" else limits["reserve"])
-    return {"bytes": budget.bytes, "source": budget.source, "device_bytes": seen.get("mps_recommended_max")}
+    devices = {"device_bytes": seen.get("mps_recommended_max"), "cuda": seen.get("cuda") or []}
+    return {"bytes": budget.bytes, "source": budget.source, **devices}
 
 
 def _dataset(data: str) -> dict[str, Any]:

@@ -12,11 +12,15 @@ import select
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from rddkit import cause, clock, durable, fallbacks, host, lock, memory, runfile, status
+from rddkit import cause, choice, clock, durable, estimate, fallbacks, host, lock, memory, runfile, status
 from rddkit.books import Books
-from rddkit.cause import Cause, Step
+from rddkit.calibration import Stopped
+from rddkit.cause import STOPPED_EXIT, Cause, Step
+from rddkit.estimate import Known
 from rddkit.fallbacks import Fallback
 from rddkit.journal import last
 from rddkit.life import Life
@@ -45,6 +49,7 @@ class Supervisor:
         self.woken = -1
         self.reached_before = 0
         self.reseed = False
+        self.known: Known | None = None
 
     # -- the run -----------------------------------------------------------------------------------------------------
 
@@ -60,6 +65,8 @@ class Supervisor:
         if last(events, "run_started") is None:
             self.journal.add("run_started", 0, name=self.record.name, config=self.record.config, plan=self.record.plan)
         number = max((int(event.get("attempt", 0)) for event in events), default=0)
+        if (nothing := self._choose_plan(number + 1)) is not None:
+            return nothing
         while True:
             number += 1
             why = self._attempt(number)
@@ -136,6 +143,7 @@ class Supervisor:
         why = self._cannot_start()
         if why is None:
             life = self.life = Life(number, self.books, self.record, self.lock_fd, self.reseed)
+            life.expected = self._expected()
             plan, device = self.record.plan, self.record.device
             budget = self.record.budget.get("bytes")
             self.journal.add("attempt_started", number, plan=plan, worker_pid=life.pid, device=device, budget=budget)
@@ -166,11 +174,55 @@ class Supervisor:
             return Cause("crash", f"the data set is not at {data} any more")
         return None
 
+    # -- the first plan ------------------------------------------------------------------------------------------------
+
+    def _choose_plan(self, number: int) -> int | None:
+        """Before a plan's first attempt: take the first that fits; the exit code where none does."""
+        started = [event["plan"] for event in self.books.events() if event["event"] == "attempt_started"]
+        plan = self.record.plan
+        if not self.record.safety["estimate"] or any(fallbacks.same(plan, other) for other in started):
+            return None
+        self._renew_budget()
+        if self._cannot_start():
+            return None
+        try:
+            self.known = estimate.know(self.record, estimate.measure(self.record, lambda: self._wait(0.0)))
+        except Stopped:
+            return self._close(
+                number, Cause("stopped", self.asked or ""), Step("stop", self.asked or "", exit=STOPPED_EXIT)
+            )
+        except Exception as error:  # an estimate must never keep a run from being tried
+            print(f"no estimate: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            return None
+        found = choice.choose(self.known, plan, self._ladder())
+        told = {key: found.told[key] for key in ("estimate", "safe_bound", "fits", "calibrated", "seconds_per_epoch")}
+        self.journal.add("estimated", number, **told, budget=found.told["budget"], reason=found.reason)
+        if not found.fits:
+            reason = f"{found.reason}; no plan fits"
+            return self._close(number, Cause("oom", reason), Step("fail", reason, exit=cause.NO_PLAN_EXIT))
+        if found.fallback:
+            self._take(number, found.fallback, Cause("oom", found.reason))
+        return None
+
+    def _ladder(self) -> list[Fallback]:
+        safety = self.record.safety
+        return fallbacks.ladder(self.record.plan, safety["fallbacks"], safety["min_imgsz"])
+
+    def _expected(self) -> dict[str, Any] | None:
+        """The estimate of the plan in use, by the budget of now."""
+        if self.known is None:
+            return None
+        budget, source = estimate.budget_of(self.record)
+        self.known = replace(self.known, budget=budget, budget_source=source)
+        return estimate.judged(self.known, self.record.plan)
+
     # -- lighter plans -------------------------------------------------------------------------------------------------
 
     def _next_fallback(self) -> Fallback | None:
         safety = self.record.safety
         failed = [*self.record.failed, self.record.plan]
+        if self._expected() and self.known:
+            failed += choice.too_big(self.known, self._ladder())
         return fallbacks.next_fallback(self.record.plan, failed, safety["fallbacks"], safety["min_imgsz"])
 
     def _take(self, number: int, lighter: Fallback, why: Cause) -> None:

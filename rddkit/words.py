@@ -188,6 +188,18 @@ def _run_failed(event: Event) -> str:
     return f"Failed: {cause(event.get('cause'))}{evidence}{reason}{advice}"
 
 
+def _estimated(event: Event) -> str:
+    if event.get("measured_bytes"):
+        return f"Estimate against what was seen: {event.get('reason') or human(event['measured_bytes'])}"
+    bound, budget = _number(event.get("safe_bound")), _number(event.get("budget"))
+    if bound is None or budget is None:
+        return _told("Estimated")(event)
+    fits = "" if event.get("fits") else ", which does not fit"
+    how = "tried out here" if event.get("calibrated") else "not tried out here"
+    each = f"; {_span(event['seconds_per_epoch'])} an epoch" if event.get("seconds_per_epoch") else ""
+    return f"Estimated ({how}): needs up to {human(bound)} of {human(budget)}{fits}{each}{_because(event)}"
+
+
 def _told(title: str) -> Callable[[Event], str]:
     """A sentence of a title, the reason, and whatever other fields the event has."""
 
@@ -201,7 +213,7 @@ def _told(title: str) -> Callable[[Event], str]:
 _SENTENCES: dict[str, Callable[[Event], str]] = {
     "run_started": _run_started,
     "imported": lambda event: f"Taken in from {event.get('source', 'a plain Ultralytics run')}",
-    "estimated": _told("Estimated"),
+    "estimated": _estimated,
     "attempt_started": lambda event: f"Attempt {event.get('attempt', '?')} started: {plan(event.get('plan'))}",
     "epoch": _epoch,
     "snapshot": _snapshot,

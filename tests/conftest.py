@@ -61,7 +61,7 @@ def make_root(tiny_data: Path) -> Callable[..., Path]:
         (folder / "results").mkdir(exist_ok=True)
         content = {**TINY, "data": str(tiny_data), **settings}
         (folder / "configs" / "tiny.yaml").write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
-        (folder / "configs" / "safety.yaml").write_text("backoff_seconds: 0.5\n", encoding="utf-8")
+        (folder / "configs" / "safety.yaml").write_text("backoff_seconds: 0.5\nestimate: false\n", encoding="utf-8")
         return folder
 
     return make

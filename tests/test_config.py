@@ -43,9 +43,9 @@ REFUSED = [
     ({"epochs": True}, "given setting: epochs=True is a bool; epochs takes int, such as 100"),
     ({"lr0": float("nan")}, "given setting: lr0=nan is a float; lr0 takes float, such as 0.01"),
     ({"name": 5}, "given setting: name=5 is a int; name takes str"),
-    ({"batch": 0}, "given setting: batch=0; batch is a whole number of images, 1 or more"),
-    ({"batch": -1}, "given setting: batch=-1; batch is a whole number of images, 1 or more"),
-    ({"batch": 0.7}, "given setting: batch=0.7; batch is a whole number of images, 1 or more"),
+    ({"batch": 0}, "given setting: batch=0; batch is a whole number of images, 1 or more, or auto"),
+    ({"batch": -1}, "given setting: batch=-1; batch is a whole number of images, 1 or more, or auto"),
+    ({"batch": 0.7}, "given setting: batch=0.7; batch is a whole number of images, 1 or more, or auto"),
     ({"imgsz": 650}, "given setting: imgsz=650 must be a multiple of 32; the nearest is 640"),
     ({"imgsz": 1}, "given setting: imgsz=1 must be a multiple of 32; the nearest is 32"),
     ({"imgsz": [640, 640]}, "given setting: imgsz=[640, 640] must be a multiple of 32; the nearest is 640"),
@@ -315,7 +315,10 @@ COMMANDS = [
     (["--config", "configs/training.yaml", "epoch=3"], "unknown setting 'epoch'. Did you mean 'epochs'?"),
     (["--config", "configs/training.yaml", "epochs=x"], "epochs='x' is a str; epochs takes int, such as 100"),
     (["--config", "configs/missing.yaml"], "no config file"),
-    (["--config", "configs/training.yaml", "--batch", "0"], "batch=0; batch is a whole number of images, 1 or more"),
+    (
+        ["--config", "configs/training.yaml", "--batch", "0"],
+        "batch=0; batch is a whole number of images, 1 or more, or auto",
+    ),
     (["--config", "configs/training.yaml", "--imgsz", "100"], "imgsz=100 must be a multiple of 32; the nearest is 96"),
     (
         ["--config", "configs/training.yaml", "--device", "cuda:9"],
@@ -352,7 +355,7 @@ def test_a_refusal_is_the_same_in_a_process_of_its_own_from_another_folder(works
     before = sorted(workshop.rglob("*"))
     answer = run_cli("train", "--config", "configs/training.yaml", "--batch", "0")
     assert answer.returncode == 2
-    assert answer.stderr == "rddkit: given setting: batch=0; batch is a whole number of images, 1 or more\n"
+    assert answer.stderr == "rddkit: given setting: batch=0; batch is a whole number of images, 1 or more, or auto\n"
     assert sorted(workshop.rglob("*")) == before
 
 

@@ -1,0 +1,194 @@
+"""A few real steps, a validation and a save in throw-away workers at two batch sizes: what this machine really takes.
+
+Never imports torch: the workers are the ones that train. Their folder lies below .cache and is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rddkit import clock, dataset, memory, paths
+from rddkit.cause import signal_name
+from rddkit.life import environment
+from rddkit.paths import RunPaths
+from rddkit.runfile import RunFile
+
+# The second epoch is timed, as a process's first step and validation are slow; the third tells its validation's time.
+STEPS, EPOCHS, VAL_IMAGES = 3, 3, 8
+TRIAL_SECONDS = 900.0
+POLL_SECONDS = 0.05
+Go = Callable[[], bool]
+
+
+class Stopped(Exception):
+    """Somebody asked to stop while a trial ran."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one throw-away worker showed. `died`: why it ended too early, None if it did not; then its peak is a floor.
+
+    `peak`: bytes it held at most; `device_peak`: on its GPU. `step_seconds`, `val_seconds`, `save_seconds`: of a step,
+    of a validated image, and of all that follows validation in an epoch.
+    """
+
+    plan: dict[str, Any]
+    optimizer: str
+    peak: int
+    device_peak: int | None
+    step_seconds: float
+    val_seconds: float
+    save_seconds: float
+    died: str | None
+
+    @property
+    def batch(self) -> int:
+        return int(self.plan["batch"])
+
+    @property
+    def imgsz(self) -> int:
+        return int(self.plan["imgsz"])
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def batches(batch: int) -> tuple[int, int]:
+    """The two batches to try for a plan: one image, and its own, but no more than four: enough to see the slope."""
+    return 1, min(max(batch, 2), 4)
+
+
+def run(record: RunFile, optimizer: str, go_on: Go = lambda: True) -> list[Trial]:
+    """Try a run's plan at two batches, the small one first; the second is left out where the first died.
+
+    Args:
+        record: the run; its budget caps the workers.
+        optimizer: the one that will be chosen, as a shorter training may choose another.
+        go_on: asked several times a second; False ends the trial, and Stopped is raised.
+    """
+    trials: list[Trial] = []
+    for batch in batches(int(record.plan["batch"])):
+        if not trials or trials[-1].died is None:
+            trials.append(trial(record, batch, optimizer, go_on))
+    return trials
+
+
+def trial(record: RunFile, batch: int, optimizer: str, go_on: Go = lambda: True) -> Trial:
+    """One throw-away worker with that batch."""
+    cache = paths.cache()
+    cache.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="calibration-", dir=cache))
+    try:
+        data, _ = dataset.write_subset(Path(str(record.config["data"])), folder / "data", STEPS * batch, VAL_IMAGES)
+        short = {"data": str(data), "epochs": EPOCHS, "close_mosaic": 0, "optimizer": optimizer, "save_period": -1}
+        plan = {**record.plan, "batch": batch, "cache": False}
+        safety = {**record.safety, "snapshot_seconds": 1e6, "val_period": 1}
+        config = {**record.config, **short, "fraction": 1.0, "batch": batch}
+        throw_away = replace(record, name="trial", config=config, plan=plan, safety=safety)
+        there = RunPaths(folder / "trial")
+        there.folder.mkdir()
+        throw_away.write(there.run_yaml)
+        return _watched(throw_away, there, go_on)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Clock:
+    """The times and the most memory in what a worker says."""
+
+    def __init__(self) -> None:
+        self.device_peak: int | None = None
+        self.marks: dict[str, float] = {}
+        self.ended: dict[str, Any] = {}
+        self.validation = math.nan
+
+    def hear(self, message: dict[str, Any]) -> None:
+        now = clock.monotonic()
+        kind = message.get("kind")
+        if message.get("device_memory"):
+            self.device_peak = max(self.device_peak or 0, message["device_memory"])
+        if kind == "event" and message.get("event") == "epoch":
+            self.marks[f"epoch {message['epoch']}"] = now
+        elif kind == "beat" and message["phase"] == "train" and message["batch"] == message["batches"]:
+            self.marks[f"trained {message['epoch']}"] = now
+            self.validation = message["validation_seconds"] or math.nan  # of the epoch before
+        elif kind == "end":
+            self.ended = message
+
+    def between(self, start: str, end: str) -> float:
+        return self.marks.get(end, math.nan) - self.marks.get(start, math.nan)
+
+
+def _watched(record: RunFile, there: RunPaths, go_on: Go) -> Trial:
+    ours, theirs = os.pipe()
+    log = there.folder / "log"
+    with open(log, "wb") as output:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "rddkit.worker", str(there.folder), "1", str(theirs)],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            pass_fds=(theirs,),
+            start_new_session=True,
+            env={**os.environ, **environment(record)},
+        )
+    os.close(theirs)
+    heard, peak, deadline = _Clock(), 0, clock.monotonic() + TRIAL_SECONDS
+    try:
+        for line in _lines(ours):
+            if line:
+                with contextlib.suppress(ValueError, KeyError):  # a library may write to the descriptor by mistake
+                    heard.hear(json.loads(line))
+            peak = max(peak, memory.process(child.pid).bytes)
+            if not go_on():
+                raise Stopped("the calibration was ended")
+            if clock.monotonic() > deadline or heard.ended:
+                break
+    finally:
+        os.close(ours)
+        if not heard.ended:
+            child.kill()
+        used = _wait(child)
+    peak = max(peak, used)
+    died = None
+    if child.returncode != 0:
+        said = log.read_text(errors="replace").strip()[-300:]
+        how = signal_name(-child.returncode) if child.returncode < 0 else f"exit {child.returncode}"
+        died = heard.ended.get("error") or f"{how}: {said}"
+    step = heard.between("epoch 1", "trained 2") / STEPS
+    save = max(0.0, heard.between("trained 2", "epoch 2") - heard.validation)
+    val = heard.validation / VAL_IMAGES
+    return Trial(record.plan, str(record.config["optimizer"]), peak, heard.device_peak, step, val, save, died)
+
+
+def _lines(fd: int) -> Iterator[bytes]:
+    """The lines that come through a pipe until its end; an empty one where none has come for a moment."""
+    buffer = b""
+    while True:
+        ready, _, _ = select.select([fd], [], [], POLL_SECONDS)
+        block = os.read(fd, 1 << 16) if ready else None
+        if block == b"":
+            return
+        *lines, buffer = (buffer + (block or b"")).split(b"\n")
+        yield from lines or [b""]
+
+
+def _wait(child: subprocess.Popen[bytes]) -> int:
+    """Wait for a child's end; the most that was resident of it (ru_maxrss: KiB on Linux, bytes on macOS)."""
+    if child.stdin:
+        child.stdin.close()
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)

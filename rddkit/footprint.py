@@ -1,0 +1,160 @@
+"""What a model's step holds, seen without allocating it: a forward and backward pass on fake tensors.
+
+`python -m rddkit.footprint MODEL CLASSES` prints a model's traits as JSON, for `need.Traits`; `--table` writes those of
+the models that most people train. `FakeTensorMode` runs every operation on shapes alone; a dispatch mode above it notes
+each storage when it comes and, through a weak reference, when it goes. torch's own MemTracker stops at YOLO's frozen
+`dfl` convolution.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import weakref
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from rddkit.need import FAMILIES, TABLE, Polynomial, Traits
+
+# An image count that no channel count is a multiple of: what grows with the batch is told by its first dimension.
+MANY = 1009
+SIZES = (640, 320)  # the second tells both terms apart, which only attention needs: all else grows with the pixels
+CHANNELS = 3
+
+
+class Line(NamedTuple):
+    """Bytes: a part that does not grow with the batch, and the part of each image."""
+
+    fixed: float
+    per_image: float
+
+
+class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the bytes of storages that live, and the most at once."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.known: set[int] = set()
+        self.fixed = self.grown = 0
+        self.most = (0, Line(0, 0))
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        answer = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(answer):
+            if isinstance(leaf, torch.Tensor):
+                self._note(leaf)
+        return answer
+
+    def _note(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self.known:
+            return
+        size = storage.nbytes()
+        grows = tensor.dim() > 0 and tensor.shape[0] % MANY == 0
+        self.known.add(key)
+        self._count(size, grows)
+        self.most = max(self.most, (self.fixed + self.grown, self.now))
+        weakref.finalize(storage, self._gone, key, size, grows)
+
+    def _gone(self, key: int, size: int, grows: bool) -> None:
+        self.known.discard(key)
+        self._count(-size, grows)
+
+    def _count(self, size: int, grows: bool) -> None:
+        if grows:
+            self.grown += size
+        else:
+            self.fixed += size
+
+    @property
+    def now(self) -> Line:
+        """What lives now."""
+        return Line(self.fixed, self.grown / MANY)
+
+
+class Pretence:
+    """A real model with fake weights: it can be run at any size for the price of a Python loop."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.head = model.model[-1]
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.weights: dict[str, Any] = {}
+        for name, weight in model.named_parameters():
+            self.weights[name] = self.mode.from_tensor(weight)
+            self.weights[name].requires_grad_(".dfl" not in name)  # which Ultralytics freezes
+        self.weights |= {name: self.mode.from_tensor(buffer) for name, buffer in model.named_buffers()}
+
+    def _forward(self, imgsz: int) -> Any:
+        pixels = torch.empty(MANY, CHANNELS, imgsz, imgsz)
+        return torch.func.functional_call(self.model, self.weights, (pixels,))
+
+    def train(self, imgsz: int) -> tuple[Line, Line]:
+        """What a training step holds: at the end of its forward pass, and at most until its backward pass is over."""
+        self.model.train()
+        ledger = Ledger()
+        with self.mode, ledger:
+            made = self._forward(imgsz)
+            held = ledger.now
+            ends = [leaf for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
+            torch.autograd.backward(ends, [torch.empty_like(end) for end in ends])
+            del made, ends
+        for weight in self.weights.values():
+            weight.grad = None
+        return held, ledger.most[1]
+
+    def validate(self, imgsz: int) -> Line:
+        """What a forward pass of validation holds at most; decoding the boxes reads values, and is left out."""
+        self.model.eval()
+        self.head.training = True  # the head itself alone: it then leaves its boxes undecoded
+        ledger = Ledger()
+        with self.mode, ledger, torch.no_grad():
+            self._forward(imgsz)
+        return ledger.most[1]
+
+
+def polynomial(large: Line, small: Line | None = None) -> Polynomial:
+    """The bytes of an image by its pixels, from those at one or both of the SIZES."""
+    pixels = [float(size * size) for size in SIZES]
+    each = [line.per_image / count for line, count in zip((large, small), pixels, strict=True) if line]
+    square = (each[1] - each[0]) / (pixels[1] - pixels[0]) if small else 0.0
+    return Polynomial(large.fixed, each[0] - square * pixels[0], square)
+
+
+def examine(name: str, classes: int) -> Traits:
+    """The traits of an architecture (`yolov8n.yaml`) or of the one that weights were trained with (a .pt file)."""
+    from ultralytics.nn.tasks import DetectionModel, load_checkpoint
+
+    source = load_checkpoint(name)[0].yaml if name.endswith(".pt") else name
+    model = DetectionModel(source, nc=classes, verbose=False)
+    pretence = Pretence(model)
+    attends = any("att" in type(part).__name__.lower() for part in model.modules())
+    steps = [pretence.train(size) for size in (SIZES if attends else SIZES[:1])]
+    forward = polynomial(pretence.validate(SIZES[0]))  # at its peak, early, there is no attention
+    held, backward = (polynomial(*(step[which] for step in steps)) for which in (0, 1))
+    state = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    trained = sum(weight.numel() * 4 for name, weight in model.named_parameters() if ".dfl" not in name)
+    anchors = sum(1 / float(stride) ** 2 for stride in model.stride)
+    return Traits(Path(name).stem, classes, state, trained, anchors, held, backward, forward)
+
+
+def main(words: list[str]) -> None:
+    if words == ["--table"]:
+        names = [f"{family}.yaml" for family in FAMILIES]
+        lines = [f" {json.dumps(examine(name, 4).as_dict())}" for name in names]
+        TABLE.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
+    else:
+        print(json.dumps(examine(words[0], int(words[1])).as_dict()))
+
+
+if __name__ == "__main__":
+    from rddkit import offline
+
+    offline.prepare_home()
+    main(sys.argv[1:])

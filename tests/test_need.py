@@ -1,0 +1,241 @@
+"""What a plan needs: the arithmetic, its corrections, and how a lighter plan is chosen by it."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import time
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+
+from rddkit import choice, estimate, fallbacks, forecast, gpu, need
+from rddkit.calibration import Trial
+from rddkit.estimate import Known
+from rddkit.memory import GIB, MIB, human
+from rddkit.need import Correction, Facts
+
+PLAN: dict[str, Any] = {"model": "yolov8s.pt", "batch": 2, "imgsz": 640, "workers": 0, "cache": False, "plots": False}
+FACTS = Facts("AdamW", "cpu", 2.2, 1.0)
+
+
+def known(budget: int, **more: Any) -> Known:
+    return Known(need.table()["yolov8s"], "table", FACTS, budget, "a test", images=(100, 20), **more)
+
+
+def trial(batch: int, peak: float, **more: Any) -> Trial:
+    plan = {**PLAN, "batch": batch}
+    return Trial(plan, "AdamW", round(peak), None, 1.0 + batch, 0.5, 1.0, more.get("died"))
+
+
+def test_the_table_has_every_family_in_its_small_sizes() -> None:
+    assert set(need.table()) == set(need.FAMILIES)
+
+
+def test_the_parts_of_a_need_add_up_to_it_and_it_is_the_highest_phase() -> None:
+    found = need.need(need.table()["yolov8s"], PLAN, FACTS)
+    assert found.estimate == max(found.phases.values())
+    assert sum(found.components.values()) == pytest.approx(found.estimate, abs=20)
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "imgsz", "optimizer", "measured"),  # MiB, one epoch: benchmarks/memory_truth.py
+    [("yolov8n", 2, 640, "AdamW", 1390), ("yolov8s", 2, 640, "AdamW", 1971), ("yolo11n", 8, 512, "AdamW", 2442)],
+)
+def test_measured_peaks_are_met(model: str, batch: int, imgsz: int, optimizer: str, measured: int) -> None:
+    plan = {**PLAN, "batch": batch, "imgsz": imgsz}
+    found = need.need(need.table()[model], plan, Facts(optimizer, "cpu", 2.2, 1.0))
+    assert found.estimate / MIB == pytest.approx(measured, rel=0.08)
+
+
+@pytest.mark.parametrize("key", ["batch", "imgsz"])
+def test_more_of_anything_needs_more(key: str) -> None:
+    traits = need.table()["yolo11m"]
+    small = need.need(traits, PLAN, FACTS).estimate
+    assert need.need(traits, {**PLAN, key: 2 * PLAN[key]}, FACTS).estimate > small
+
+
+def test_loaders_and_a_cache_in_memory_are_counted_where_they_are() -> None:
+    gpu_facts = Facts("AdamW", "cuda:0", train_images=1000)
+    assert need.loaders({**PLAN, "workers": 4}, FACTS) == 0
+    assert need.loaders({**PLAN, "workers": 4}, gpu_facts) > 4 * need.LOADER
+    assert need.loaders({**PLAN, "cache": "ram"}, gpu_facts) == 1000 * 640 * 640 * 3
+
+
+def test_a_trial_that_held_what_was_predicted_changes_nothing() -> None:
+    parts = need.phases(need.table()["yolov8s"], PLAN, FACTS)["training"]
+    found = need.calibrate([(parts, sum(parts.values()) / need.HIGHEST_OF_THREE)])
+    assert found.offset == pytest.approx(0, abs=1) and found.slope == pytest.approx(1)
+
+
+def test_trials_far_from_the_prediction_pull_it_to_what_was_seen() -> None:
+    told = known(8 * GIB)
+    plans = {batch: need.phases(told.traits, {**PLAN, "batch": batch}, FACTS) for batch in (1, 4)}
+    peaks = {batch: 1.3 * max(sum(sizes.values()) for sizes in found.values()) for batch, found in plans.items()}
+    better = estimate.calibrated(told, [trial(batch, peak) for batch, peak in peaks.items()])
+    assert better.correction is not None and better.correction.slope > 1
+    told_4 = estimate.judged(better, {**PLAN, "batch": 4})
+    assert told_4["estimate"] == pytest.approx(peaks[4], rel=0.06)
+    assert told_4["calibrated"] and told_4["safe_bound"] > peaks[4]
+
+
+def test_a_trial_that_died_of_memory_is_an_answer() -> None:
+    told = estimate.calibrated(known(64 * GIB), [trial(1, GIB, died="torch on the CPU: can't allocate memory")])
+    answer = estimate.judged(told, PLAN)
+    assert not answer["fits"] and not answer["calibrated"]
+    assert estimate.verdict(answer) == (
+        "does not fit: a trial with batch 1 at 640 pixels died: torch on the CPU: can't allocate memory"
+    )
+    assert estimate.judged(told, {**PLAN, "imgsz": 320})["fits"], (
+        "a lighter plan than the one tried is not judged by it"
+    )
+
+
+def test_the_verdict_says_what_is_to_spare_and_what_is_missing() -> None:
+    bound = estimate.judged(known(8 * GIB), PLAN)["safe_bound"]
+    assert estimate.verdict(estimate.judged(known(bound + GIB), PLAN)).endswith(", 1.0 GB to spare")
+    short = estimate.verdict(estimate.judged(known(bound - GIB), PLAN))
+    assert short == f"needs up to {human(bound)}, 1.0 GB more than the budget of {human(bound - GIB)}"
+
+
+def test_the_first_lighter_plan_that_fits_is_taken_and_the_heavier_ones_are_skipped() -> None:
+    plan = {**PLAN, "batch": 8}
+    ladder = fallbacks.ladder(plan, ("batch", "imgsz"), 320)
+    need_of = {step.plan["batch"]: estimate.judged(known(GIB), step.plan)["safe_bound"] for step in ladder[:3]}
+    told = known(need_of[2])
+    found = choice.choose(told, plan, ladder)
+    assert found.fits and found.fallback is ladder[1] and found.fallback.plan["batch"] == 2
+    assert [step["batch"] for step in choice.too_big(told, ladder)] == [4]
+
+
+def test_where_nothing_fits_the_smallest_need_is_named() -> None:
+    found = choice.choose(known(500 * MIB), PLAN, fallbacks.ladder(PLAN, ("batch", "imgsz"), 320))
+    assert not found.fits
+    assert found.reason.startswith("the smallest plan, yolov8s.pt, batch 1, imgsz 320, workers 0, needs up to ")
+    assert found.reason.endswith("; the budget is 500 MB (a test)")
+
+
+def test_the_largest_batch_is_a_power_of_two_that_fits_and_none_is_zero() -> None:
+    bound = estimate.judged(known(GIB), {**PLAN, "batch": 4})["safe_bound"]
+    assert estimate.largest_batch(known(bound), PLAN, 640) == 4
+    assert estimate.largest_batch(known(bound - 1), PLAN, 640) == 2
+    assert estimate.largest_batch(known(MIB), PLAN, 640) == 0
+
+
+def test_the_estimate_has_the_fields_that_programs_read() -> None:
+    told = estimate.judged(known(8 * GIB), PLAN)
+    assert list(told) == [
+        "estimate", "safe_bound", "budget", "budget_source", "fits", "components", "phase", "calibrated",
+        "seconds_per_epoch", "hours", "reasons",
+    ]  # fmt: skip
+    json.dumps(told)
+
+
+def test_the_optimizer_is_the_one_that_ultralytics_will_choose() -> None:
+    assert estimate.optimizer_of({"optimizer": "SGD"}, 1000, 2, 100, 64)[0] == "SGD"
+    assert estimate.optimizer_of({}, 1000, 2, 100, 64) == ("AdamW", "auto: 1600 optimizer steps, not more than 10000")
+    assert estimate.optimizer_of({}, 38_385, 2, 200, 64)[0] == "MuSGD"
+
+
+# -- time --------------------------------------------------------------------------------------------------------------
+
+
+def test_two_batches_tell_the_time_of_any_plan() -> None:
+    pace = forecast.pace({1: 1.5, 4: 4.5}, 640.0**2, 0.25, 2.0)
+    assert pace.step == pytest.approx(0.5)
+    plan = {"batch": 2, "imgsz": 640}
+    assert pace.epoch(plan, 100, 20) == pytest.approx(50 * 0.5 + 100 * 1.0 + 20 * 0.25 + 2.0)
+    assert pace.epoch({**plan, "imgsz": 320}, 100, 0) == pytest.approx(50 * 0.5 + 100 / 4 + 2.0)
+
+
+def test_noise_never_makes_time_negative() -> None:
+    for seen in ({1: 2.0, 4: 1.0}, {1: 1.0, 2: 9.0}, {2: 3.0}):
+        pace = forecast.pace(seen, 1e5, 0.1)
+        assert pace.step >= 0 and pace.pixel >= 0
+
+
+def test_hours_are_told_in_nights() -> None:
+    now = datetime(2026, 11, 25, 22, tzinfo=timezone.utc)
+    morning = datetime(2026, 11, 26, 7, tzinfo=timezone.utc)
+    assert forecast.words(5400, 200, now, morning) == (
+        "90 min an epoch, 300.0 h in all: about 34 nights of 9 h; started now, epoch 6 is done by 07:00"
+    )
+    assert forecast.words(40, 3, now, morning).startswith("40 s an epoch, 0.0 h in all: one night is enough")
+    assert forecast.nights(9.0) == 1 and forecast.nights(9.1) == 2
+
+
+# -- GPUs, on the values in the allocators' sources --------------------------------------------------------------------
+
+
+def test_cuda_requests_are_rounded_to_blocks_and_segments() -> None:
+    assert gpu.cuda_segments([1]) == 2 * MIB
+    assert gpu.cuda_segments([512] * 4096) == 2 * MIB
+    assert gpu.cuda_segments([513] * 4096) == 4 * MIB
+    assert gpu.cuda_segments([2 * MIB]) == 20 * MIB
+    assert gpu.cuda_segments([11 * MIB]) == 12 * MIB
+    assert gpu.cuda_segments([]) == 0
+
+
+def test_mps_requests_share_heaps() -> None:
+    assert gpu.mps_heaps([1]) == 8 * MIB
+    assert gpu.mps_heaps([2 * MIB] * 17) == 64 * MIB
+    assert gpu.mps_heaps([11 * MIB]) == 12 * MIB
+    assert gpu.mps_heaps([11 * MIB], pressed=False) == GIB
+
+
+def test_the_mps_limit_is_above_physical_memory_by_default_and_odd_ratios_are_refused() -> None:
+    recommended = round(10.67 * GIB)  # a 16 GB Mac
+    assert gpu.mps_limit(recommended) > 16 * GIB
+    assert gpu.mps_limit(recommended, 0.85) == pytest.approx(9.07 * GIB, rel=0.01)
+    with pytest.raises(ValueError, match="watermark ratio 2.5 is outside of 0 to 2.0"):
+        gpu.mps_limit(recommended, 2.5)
+
+
+def test_on_a_gpu_its_own_memory_counts() -> None:
+    cuda = need.phases(need.table()["yolov8s"], PLAN, Facts("AdamW", "cuda:0"))["training"]
+    half = need.phases(need.table()["yolov8s"], {**PLAN, "amp": True}, Facts("AdamW", "cuda:0"))["training"]
+    assert cuda["context"] == gpu.CONTEXT and "framework" not in cuda
+    assert half["activations"] == pytest.approx(gpu.HALF * cuda["activations"])
+    mps = need.phases(need.table()["yolov8s"], PLAN, Facts("AdamW", "mps"))
+    assert "framework" in mps["training"], "one memory for both"
+    assert not math.isnan(need.need(need.table()["yolov8s"], PLAN, Facts("AdamW", "mps")).estimate)
+
+
+def test_a_correction_moves_what_stands_and_scales_what_grows() -> None:
+    found = need.corrected({"framework": 100.0, "activations": 10.0}, Correction(5.0, 2.0))
+    assert found == {"framework": 105.0, "activations": 20.0}
+
+
+# -- cost --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_for_a_slider_takes_milliseconds_and_no_torch() -> None:
+    code = """
+import sys, time
+from rddkit import need
+began = time.perf_counter()
+for batch in (1, 2, 4, 8):
+    plan = {"batch": batch, "imgsz": 640, "workers": 0}
+    need.need(need.table()["yolo26m"], plan, need.Facts())
+assert time.perf_counter() - began < 0.2
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.slow
+def test_an_untabled_yolov8s_is_traced_in_seconds_and_in_little_memory() -> None:
+    began = time.perf_counter()
+    code = """
+import resource, sys
+from rddkit import estimate, need
+found = estimate.trace("yolov8s.yaml", 4)
+assert found == need.table()["yolov8s"], found
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+    answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120)
+    assert int(answer.stdout) * 1024 < 1.2e9
+    assert time.perf_counter() - began < 60  # 6 s on a quiet machine; the figure is the benchmark's
