@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 from dataclasses import asdict, dataclass, field
@@ -68,7 +67,7 @@ def read_rows(path: Path) -> list[dict[str, float]]:
         return []
     content = path.read_bytes().replace(b"\0", b"")
     text = content[: content.rfind(b"\n") + 1].decode("utf-8", "replace")
-    rows = [{(key or "").strip(): value for key, value in row.items()} for row in csv.DictReader(io.StringIO(text))]
+    rows = [{(key or "").strip(): value for key, value in row.items()} for row in csv.DictReader(text.splitlines())]
     whole = []
     for row in rows:
         try:

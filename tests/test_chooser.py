@@ -173,7 +173,8 @@ def test_headless_without_apply_only_says_what_would_be_done(
     chooser.offer(Run.open(night.folder), "batch 1")
     assert capsys.readouterr().out == (
         "Nothing was changed. `-p apply True` takes 'batch 1' "
-        "(batch 2 -> 1, plots True -> False, val_batch 1, allocator lean, checkpointing norms) and trains on to the end.\n"
+        "(batch 2 -> 1, plots True -> False, val_batch 1, allocator lean, checkpointing norms) "
+        "and trains on to the end.\n"
     )
     assert night.run_yaml.read_bytes() == before
 

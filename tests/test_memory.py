@@ -33,7 +33,7 @@ def test_a_process_holds_something_and_one_that_is_gone_nothing() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="shared pages are told apart on Linux only")
 def test_a_tree_counts_pages_that_processes_share_once() -> None:
-    code = "import os, time\nblock = bytearray(b'x' * (100 << 20))\nos.fork()\nprint('up', flush=True)\ntime.sleep(60)"
+    code = "import os, time\nblock = bytearray(b'x' * (100 << 20))\nos.fork()\nos.write(1, b'up\\n')\ntime.sleep(60)"
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert parent.stdout is not None
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rddkit import clock, lock, status
@@ -180,6 +180,7 @@ def test_a_torn_row_of_results_is_left_out(tmp_path: Path, torn: str) -> None:
 
 
 @given(st.binary(max_size=80))
+@example(b"\r\x01\n")
 def test_any_bytes_of_results_are_read_without_an_error(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:
