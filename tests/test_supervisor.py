@@ -274,7 +274,7 @@ def test_an_attached_run_stops_when_its_caller_dies(long: Workshop) -> None:
     before = len(events(long.run, "run_stopped"))
     caller.kill()
     caller.wait()
-    wait_for(lambda: len(events(long.run, "run_stopped")) > before, 20)
+    wait_for(lambda: len(events(long.run, "run_stopped")) > before)
     assert events(long.run, "run_stopped")[-1]["reason"] == "the caller went away"
     wait_for(lambda: not lock.is_held(long.run.lock), 10)
     assert read_status(long.run).exit_code == 75

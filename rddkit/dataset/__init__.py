@@ -1,11 +1,13 @@
 """RDD2022 from its archives to what a trainer reads: sample, conversion, split, audit, identity."""
 
+import os
+from typing import Any
+
 from rddkit.dataset.audit import summary
 from rddkit.dataset.classes import CLASS_NAMES, OFFICIAL, chosen_classes, described
 from rddkit.dataset.labels import DataYaml, fingerprint, labelled_images, read_data_yaml, split_images
 from rddkit.dataset.prepare import prepare
 from rddkit.dataset.problems import DatasetError
-from rddkit.dataset.sample import write_sample
 from rddkit.dataset.subset import write_subset
 
 __all__ = [
@@ -24,3 +26,10 @@ __all__ = [
     "write_sample",
     "write_subset",
 ]
+
+
+def write_sample(folder: str | os.PathLike[str], images: int = 48, seed: int = 42) -> dict[str, Any]:
+    """See `rddkit.dataset.sample.write_sample`; numpy, which paints, is not for the supervisor to hold."""
+    from rddkit.dataset import sample
+
+    return sample.write_sample(folder, images, seed)
