@@ -94,14 +94,15 @@ class Life:
         """
         waiting = [self.messages, *others]
         while self.alive or self.messages in waiting:
-            ready, _, _ = select.select(waiting, [], [], self.poll)
+            lived = self.alive  # asked before: what it says last is then seen by this very look
+            ready, _, _ = select.select(waiting, [], [], self.poll if lived else 0)
             for fd in ready:
                 keep = self._read() if fd == self.messages else on_ready(fd)
                 if not keep:
                     waiting.remove(fd)
             on_ready(-1)
             self._tick()
-            if not self.alive and not ready:
+            if not lived and not ready:
                 break  # a grandchild may hold the pipe open; the worker's own words have been read
         os.close(self.messages)
 
