@@ -121,7 +121,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--what", choices=PLANS[1:], default=PLANS[-1], help="the heaviest saving to measure")
-    parser.add_argument("--images", type=int, default=48)
+    parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--keep", type=Path, help="a JSON lines file of measured runs to add to")
     words = parser.parse_args()
     offline.prepare_home()
