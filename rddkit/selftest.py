@@ -29,11 +29,12 @@ from rddkit.verdicts import Row, verdict
 
 BATCHES = 4  # an epoch's, so that it takes two minutes with yolov8s at 640 on a slow CPU
 VAL_IMAGES = 4
+AUTO_BATCH = 2  # for a batch of `auto`: the largest that fits would take longer, and shows no more
 # Model, image size, batch, device and recipe stay the config's; what takes time or cannot be compared does not.
 SETTINGS: dict[str, Any] = {"epochs": 2, "close_mosaic": 0, "workers": 0, "fraction": 1.0, "cache": False}
 SETTINGS |= {"plots": False, "save_period": -1, "patience": 100}
 # The user's safety, but nothing that changes the plan on the way or tells the world.
-SAFETY: dict[str, Any] = {"fallbacks": [], "notify": [], "retries": 1, "backoff_seconds": 0.0}
+SAFETY: dict[str, Any] = {"estimate": False, "fallbacks": [], "notify": [], "retries": 1, "backoff_seconds": 0.0}
 SNAPSHOTS = {"whole": 3600.0, "killed": 0.001}  # the killed one at every step, so that there are some
 KILL_AT = 2 * BATCHES - 1  # in the second epoch, with an optimizer's step and so a snapshot before it
 TRAINING_SECONDS = 240.0
@@ -96,8 +97,11 @@ def prepare(config_file: str | Path | None, folder: Path) -> tuple[dict[str, Any
     Where its data or weights are not here, the painted sample and an untrained model take their place, and it is said.
     """
     asked = config.load_config(config_file).args
-    batch = int(asked.get("batch", config.known_arguments()["batch"].default))
+    batch = asked.get("batch", config.known_arguments()["batch"].default)
     settings, about = {**asked, **SETTINGS, "project": str(folder), "name": "whole"}, []
+    if batch == config.AUTO:
+        batch = AUTO_BATCH
+        about.append(f"batch {batch} instead of {config.AUTO}, to be quick")
     settings |= {"batch": batch, "nbs": 2 * batch}  # an optimizer's step every second batch: snapshots follow steps
     try:
         settings["model"] = config.find_model(str(asked["model"]))

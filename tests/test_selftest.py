@@ -13,7 +13,7 @@ import yaml
 from rddkit import checks, dataset, verdicts
 from rddkit.checks import Failed, guarded
 from rddkit.memory import MIB, Reading
-from rddkit.selftest import Outcome
+from rddkit.selftest import Outcome, prepare
 from rddkit.verdicts import Row
 
 OOM = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
@@ -201,6 +201,26 @@ def test_a_few_images_become_a_dataset_and_the_whole_is_left_alone(tiny_data: Pa
     labels = {path.name.split("-", 1)[1]: path.read_bytes() for path in (tmp_path / "few/labels/train").iterdir()}
     assert labels == {path.name: path.read_bytes() for path in (tiny_data.parent / "labels/train").glob("*.txt")}
     assert sorted(tiny_data.parent.rglob("*")) == before
+
+
+def test_what_is_tried_instead_of_what_was_asked_is_said(root: Path, tmp_path: Path) -> None:
+    asked = {"model": "yolov8n.pt", "data": "data/none.yaml", "batch": "auto", "imgsz": 64, "epochs": 200}
+    (root / "configs" / "asked.yaml").write_text(yaml.safe_dump(asked))
+    settings, about = prepare("configs/asked.yaml", tmp_path)
+    assert about == [
+        "batch 2 instead of auto, to be quick",
+        "the weights yolov8n.pt are not here: yolov8n.yaml, untrained, instead",
+        f"the data set is not at {root / 'data/none.yaml'}: the painted sample instead",
+        "2 epochs of 8 images (the training set has 40)",
+    ]
+    assert {key: settings[key] for key in ("model", "batch", "nbs", "imgsz", "epochs")} == {
+        "model": "yolov8n.yaml",
+        "batch": 2,
+        "nbs": 4,
+        "imgsz": 64,
+        "epochs": 2,
+    }
+    assert Path(settings["data"]).is_relative_to(tmp_path)
 
 
 def test_two_checkpoints_are_compared_tensor_by_tensor(tmp_path: Path) -> None:
