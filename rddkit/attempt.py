@@ -14,7 +14,7 @@ from ultralytics.data.base import BaseDataset
 from ultralytics.data.build import InfiniteDataLoader, _RepeatSampler
 from ultralytics.engine.trainer import BaseTrainer
 
-from rddkit import caps, checkpointing, clock, durable, faults, memory, status
+from rddkit import caps, checkpointing, clock, ddp, durable, faults, memory, status
 from rddkit.config import known_arguments
 from rddkit.exactness import Exactness, judge, loop_for
 from rddkit.paths import RunPaths
@@ -176,15 +176,18 @@ def train(paths: RunPaths, record: RunFile, attempt: int, talk: Talk, orders: Or
     `reseed`: draw other random numbers than the attempt before did from the same place.
     """
     faults.begin(attempt)
+    ranks = len(ddp.devices(record.device))
+    writes = ranks == 1 or ddp.rank() == 0
     if record.safety["cap"]:
-        print(caps.on_device(record.device, None if record.safety["budget"] == "auto" else record.budget["bytes"]))
+        print(caps.on_device(ddp.own_device(record.device), None if record.safety["budget"] == "auto" else record.budget["bytes"]))
     quiet_bars()
-    fix_threads(record.threads)
+    fix_threads(max(1, record.threads // ranks))
     loop = loop_for(arguments(paths, record), changed_sources())
     exact_loop = loop.exact
     about = environment(record)
     store = KeepingStore(paths.snapshots, about)
-    store.clear_leftovers()
+    if writes:
+        store.clear_leftovers()
     passed_over: list[str] = []
     found = find(paths, store, passed_over.append, exact_loop)
     for text in passed_over:
@@ -204,11 +207,12 @@ def train(paths: RunPaths, record: RunFile, attempt: int, talk: Talk, orders: Or
     session = Session(store, talk, orders, found, record.safety)
     session.seed = attempt if reseed else None
     session.budget = int(record.budget.get("bytes") or 0)
-    session.validation.batch = record.plan.get("val_batch")
+    val_batch = record.plan.get("val_batch")
+    session.validation.batch = val_batch and max(1, val_batch // ranks)
     session.validation.imgsz = record.plan.get("val_imgsz")
     kind = RoadDamageTrainer if exact_loop else WholeCheckpoints
     trainer = kind(overrides, session)
-    found.seconds = forget_rows_after(paths.results_csv, rows)
+    found.seconds = forget_rows_after(paths.results_csv, rows) if writes else 0.0
     watch = Watch(trainer, session, leaves=not exact_loop)
     watch.batch = place["images"] // record.plan["batch"] if place and place["stage"] != "finished" else 0
     watch.attach()
@@ -224,5 +228,6 @@ def train(paths: RunPaths, record: RunFile, attempt: int, talk: Talk, orders: Or
         trainer.train()
     except StopRequested:
         return False
-    store.remove()
+    if writes:
+        store.remove()
     return True

@@ -25,7 +25,8 @@ WARM_UP_SHARE = 0.10  # buffers and heap still fill in the first epoch: 6 % meas
 class Ending:
     """What the supervisor saw of an attempt's end.
 
-    `exit` is the worker's exit status, negative for a signal; `outcome`, `error`, `phase` are its last words, if any;
+    `exit` is the worker's exit status, negative for a signal; `outcome`, `error`, `phase` are its last words, if any
+    (no outcome but an error: the name of the device whose process a signal ended);
     `asked` says who asked it to stop and how; `guard` and `hang` what made the supervisor end it; `kernel_kills` how
     many more the kernel's counter shows than before, read from `kernel_source` (`kernel_own`: its own cgroup's);
     `footprints` the most it held in each whole epoch of this attempt; `pressure` the highest macOS level.
@@ -95,9 +96,14 @@ def name_cause(end: Ending) -> Cause:
     if end.exit < 0:
         name = signal_name(-end.exit)
         if -end.exit in KILLING:
-            return Cause("killed", f"{name} from outside, no sign of memory")
+            return Cause("killed", f"{name} from outside{_whom(end)}, no sign of memory")
         return Cause("crash", f"{name}: the interpreter or a library died; last log lines:\n{_last_lines(end)}")
     return Cause("crash", f"exit {end.exit} without a last word; last log lines:\n{_last_lines(end)}")
+
+
+def _whom(end: Ending) -> str:
+    """Which of several devices' processes was ended, where there is more than one."""
+    return f" of {end.error}" if end.outcome is None and end.error else ""
 
 
 def _last_lines(end: Ending) -> str:
@@ -116,7 +122,7 @@ def _sign_of_memory(end: Ending) -> str | None:
         return None
     if end.exit == -signal.SIGKILL and end.kernel_kills > 0 and not end.asked:
         where = "the kernel's kill counter" if end.kernel_own else "the whole machine's kill counter"
-        return f"SIGKILL, and {where} went up by {end.kernel_kills} ({end.kernel_source})"
+        return f"SIGKILL{_whom(end)}, and {where} went up by {end.kernel_kills} ({end.kernel_source})"
     if end.exit == -signal.SIGKILL and (end.pressure or 0) >= macos.CRITICAL and not end.asked:
         return "SIGKILL while macOS said memory pressure was critical"
     before_the_dump, found, _ = end.log_tail.rpartition(DUMP)

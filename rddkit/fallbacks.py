@@ -66,8 +66,9 @@ def ladder(plan: Mapping[str, Any], kinds: Sequence[str], least_imgsz: int) -> l
     if "lean" in kinds:
         val_batch = min(int(plan["batch"]), plan.get("val_batch") or int(plan["batch"]))
         step("lean", **LEAN, val_batch=val_batch, checkpointing=plan.get("checkpointing") or "norms")
-    while "batch" in kinds and int(current["batch"]) > 1:
-        half = int(current["batch"]) // 2
+    devices = int(plan.get("devices") or 1)
+    while "batch" in kinds and int(current["batch"]) > devices:
+        half = max(devices, int(current["batch"]) // 2 // devices * devices)  # the same number of images for each
         val_batch = current.get("val_batch")
         step("batch", batch=half, **({"val_batch": min(half, val_batch)} if val_batch else {}))
     if "checkpointing" in kinds:

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from rddkit import allocators, caps, cgroup, clock, guard, hang, macos, memory, need
+from rddkit import allocators, caps, cgroup, clock, ddp, guard, hang, macos, memory, need
 from rddkit.books import Books, log_tail
 from rddkit.cause import Ending
 from rddkit.runfile import RunFile
@@ -55,6 +55,7 @@ class Life:
         self.expected: dict[str, Any] | None = None  # the plan's estimate
         self.exceeded = False
         safety = record.safety
+        self.measure = memory.tree if len(ddp.devices(record.device)) > 1 else memory.process
         self.limits = guard.Limits(safety["guard_warn"], safety["guard_stop"], safety["guard_end"])
         self._spawn(lock_fd, reseed)
 
@@ -114,9 +115,13 @@ class Life:
                 os.write(stdin.fileno(), f"{word}\n".encode())
 
     def end(self) -> None:
-        """Kill the worker."""
+        """Kill the worker and what it started."""
         if self.alive:
-            self.process.kill()
+            self._kill()
+
+    def _kill(self) -> None:
+        with contextlib.suppress(OSError):  # gone already
+            os.killpg(self.pid, signal.SIGKILL)  # the worker leads a session of its own
 
     def _read(self) -> bool:
         """Take in what the worker says; False at the pipe's end."""
@@ -207,7 +212,7 @@ class Life:
         where = f"epoch {self.beat.get('epoch', 0)}, batch {self.beat.get('batch', 0)}"
         self.hung = f"no word for {self.silence.seconds:.0f} s in phase {phase} at {where}; {allowed:.0f} s are allowed"
         with contextlib.suppress(OSError):
-            os.kill(self.pid, signal.SIGUSR2)  # the worker's faulthandler writes every thread's stack into the log
+            os.killpg(self.pid, signal.SIGUSR2)  # the worker's faulthandler writes every thread's stack into the log
         clock.sleep(TICK_SECONDS)
         self.end()
 
@@ -236,7 +241,7 @@ class Life:
             self.end()
 
     def _look(self, now: float, budget: int) -> guard.Reading:
-        held = memory.process(self.pid).bytes
+        held = self.measure(self.pid).bytes
         self._note_held(held)
         safety = self.record.safety
         capped = safety["cap"] and self.record.device == "cpu" and sys.platform.startswith("linux")
@@ -262,6 +267,7 @@ class Life:
     def ending(self, asked: str | None) -> Ending:
         """What was seen of its end; `asked` says who asked it to stop."""
         kills, source, own = self._kernel_kills()
+        self._kill()  # what it started goes with it
         return Ending(
             exit=self.process.wait(),
             outcome=self.last_words.get("outcome"),

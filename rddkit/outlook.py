@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from rddkit import clock, config, estimate, forecast, start
+from rddkit import clock, config, ddp, estimate, forecast, start
 from rddkit.config import Config
 from rddkit.estimate import Known
 from rddkit.memory import human
@@ -108,14 +108,13 @@ def recorded(asked: Config, limits: dict[str, Any]) -> RunFile:
     """A run's record of these settings, for an estimate alone: nothing is looked for or created."""
     args = dict(asked.args)
     automatic = args.get("batch") == config.AUTO
-    if automatic:
-        args["batch"] = 1
     light = args.get("device") == "cpu"  # a look at devices takes seconds
     seen: Mapping[str, Any] = {"cuda": [], "mps": False} if light else look_at_devices()
     device, _ = start.choose_device(args.get("device"), dict(seen))
-    record = RunFile(
-        asked.folder.name, clock.stamp(), args, asked.source, plan_of(args), limits, device, cpu_threads()[0]
-    )
+    if automatic:
+        args["batch"] = len(ddp.devices(device))
+    plan = plan_of(args, device)
+    record = RunFile(asked.folder.name, clock.stamp(), args, asked.source, plan, limits, device, cpu_threads()[0])
     record.budget = budget_now(limits, dict(seen))
     return with_largest_batch(record) if automatic else record
 

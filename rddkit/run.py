@@ -21,6 +21,7 @@ from rddkit import (
     clock,
     config,
     dataset,
+    ddp,
     estimate,
     host,
     journal,
@@ -354,13 +355,13 @@ def _new_record(asked: Config, limits: dict[str, Any], has_weights: bool = False
     threads, because = cpu_threads()
     automatic = args.get("batch") == config.AUTO
     if automatic:
-        args["batch"] = 1
+        args["batch"] = len(ddp.devices(device))
     record = RunFile(
         name=asked.folder.name,
         created=clock.stamp(),
         config=args,
         config_file=asked.source,
-        plan=plan_of(args),
+        plan=plan_of(args, device),
         safety=limits,
         device=device,
         threads=threads,
@@ -374,20 +375,36 @@ def _new_record(asked: Config, limits: dict[str, Any], has_weights: bool = False
 
 
 def with_largest_batch(record: RunFile) -> RunFile:
-    """The record with the largest batch that its estimate says will fit, and why; 1 where none does."""
+    """The record with the largest batch that its estimate says will fit, and why; as it is where none does."""
     known = estimate.know(record)
-    batch = max(1, estimate.largest_batch(known, record.plan, record.plan["imgsz"]))
+    batch = max(record.plan["batch"], estimate.largest_batch(known, record.plan, record.plan["imgsz"]))
     told = estimate.judged(known, {**record.plan, "batch": batch})
     record.config["batch"] = record.plan["batch"] = batch
     record.choices["batch"] = {"value": batch, "reason": f"the largest that fits: {estimate.verdict(told)}"}
     return record
 
 
-def plan_of(args: dict[str, Any]) -> dict[str, Any]:
+def plan_of(args: dict[str, Any], device: str) -> dict[str, Any]:
     """What decides memory. Validation keeps its own batch and image size when training's change."""
     known = config.known_arguments()
     plan = {key: args.get(key, known[key].default) for key in config.PLAN_KEYS if key != "device"}
-    return {**plan, "val_batch": None, "val_imgsz": plan["imgsz"]}
+    return shared_out({**plan, "val_batch": None, "val_imgsz": plan["imgsz"]}, device)
+
+
+def shared_out(plan: dict[str, Any], device: str) -> dict[str, Any]:
+    """The plan with the number of its devices, where there are several.
+
+    Raises ConfigError for a batch that they cannot share evenly.
+    """
+    count = len(ddp.devices(device))
+    batch = plan["batch"]
+    if count == 1:
+        return {key: value for key, value in plan.items() if key != "devices"}
+    if batch % count:
+        less, more = batch // count * count, -(-batch // count) * count
+        near = f"{less} or {more}" if less else str(more)
+        raise ConfigError(f"batch={batch} cannot be shared evenly by {count} devices ({device}); such as --batch {near}")
+    return {**plan, "devices": count}
 
 
 def _continued(found: RunFile, asked: Config, decision: start.Start, limits: dict[str, Any]) -> RunFile:
@@ -399,6 +416,7 @@ def _continued(found: RunFile, asked: Config, decision: start.Start, limits: dic
         found.device, why = start.choose_device(decision.changes["device"], seen)
         found.choices["device"] = {"value": found.device, "reason": why}
         found.budget = budget_now(limits, seen)
+    found.plan = shared_out(found.plan, found.device)
     return found
 
 

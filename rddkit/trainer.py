@@ -18,9 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.utils import LOGGER, TQDM
+from ultralytics.utils import LOCAL_RANK, LOGGER, RANK, TQDM
 from ultralytics.utils.patches import override_configs
-from ultralytics.utils.torch_utils import autocast, init_seeds, strip_optimizer, unwrap_model
+from ultralytics.utils.torch_utils import (
+    autocast,
+    init_seeds,
+    strip_optimizer,
+    torch_distributed_zero_first,
+    unwrap_model,
+)
 
 from rddkit import durable, faults, memory, state, status
 from rddkit.order import Order, own_order
@@ -57,7 +63,8 @@ class WholeCheckpoints(DetectionTrainer):
 
     @csv.setter
     def csv(self, path: Path) -> None:
-        self._csv = KeptPath(path) if self.session.found.state else path
+        # Among several ranks each would delete it, and one of them fail.
+        self._csv = KeptPath(path) if self.session.found.state or RANK != -1 else path
 
     def train_seconds(self) -> float:
         """Seconds of training so far, over all attempts."""
@@ -96,10 +103,13 @@ class WholeCheckpoints(DetectionTrainer):
     def final_eval(self) -> None:
         """Strip the checkpoints, each replaced whole, and validate the best one (mirrors Ultralytics' final_eval)."""
         has_best = self.best.exists()
-        stripped = strip(self.last) if self.last.exists() else {}
-        faults.point("stripped_last")
+        with torch_distributed_zero_first(LOCAL_RANK):  # the other ranks wait
+            if RANK in (-1, 0):
+                stripped = strip(self.last) if self.last.exists() else {}
+                faults.point("stripped_last")
+                if has_best:
+                    strip(self.best, {"train_results": stripped.get("train_results")})
         if has_best:
-            strip(self.best, {"train_results": stripped.get("train_results")})
             LOGGER.info(f"\nValidating {self.best}...")
             self.validator.args.plots = self.args.plots
             self.validator.args.compile = False

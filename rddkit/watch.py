@@ -88,8 +88,8 @@ class Watch:
 
     def on_fit_epoch_end(self, trainer: Any) -> None:
         epoch = trainer.epoch + 1
-        if epoch <= self.epochs_told or epoch > trainer.epochs or trainer.tloss is None:
-            return  # it fires once more after the final evaluation
+        if epoch <= self.epochs_told or epoch > trainer.epochs or trainer.tloss is None or trainer.metrics is None:
+            return  # it fires once more after the final evaluation; of several ranks only the first has measures
         self.epochs_told = epoch
         seconds = round(clock.monotonic() - self.epoch_started, 2)
         measures = {**trainer.label_loss_items(trainer.tloss), **trainer.metrics}

@@ -1,7 +1,8 @@
 """The worker: one attempt's child process. It trains, tells the supervisor how it goes, and stops when asked.
 
 `python -m rddkit.worker FOLDER ATTEMPT FD [--reseed]`: messages go to descriptor FD, one JSON object a line; orders
-(`stop`, `snapshot`) come on standard input, whose end means that the supervisor is gone.
+(`stop`, `snapshot`) come on standard input, whose end means that the supervisor is gone. For several devices it leads
+a worker for each (`--rank`), to which it is what the supervisor is to itself.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from rddkit import allocators, caps, clock, memory, offline, runfile
+from rddkit import allocators, caps, clock, ddp, memory, offline, runfile
 from rddkit.allocators import stage_of
 from rddkit.cause import STOPPED_EXIT
 from rddkit.paths import RunPaths
@@ -36,7 +37,8 @@ class Talk:
         self.last_beat = 0.0
         self.phase = ""
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any]) -> None:
+        """Write a message as it is."""
         line = (json.dumps(message, default=str) + "\n").encode()
         with self.lock:
             try:
@@ -52,21 +54,26 @@ class Talk:
         if due or where.get("batch") == where.get("batches"):
             self.last_beat, self.phase = now, phase
             device_memory = memory.device_memory(self.device)
-            self._send({"kind": "beat", "t": clock.stamp(), "phase": phase, "device_memory": device_memory, **where})
+            self.send({"kind": "beat", "t": clock.stamp(), "phase": phase, "device_memory": device_memory, **where})
 
     def event(self, event: str, **fields: Any) -> None:
         """Ask the supervisor to journal an event."""
-        self._send({"kind": "event", "event": event, **fields})
+        self.send({"kind": "event", "event": event, **fields})
 
     def end(self, outcome: str, error: str = "", stage: str = "") -> None:
         """The last words; `stage` is what training was doing."""
-        self._send({"kind": "end", "outcome": outcome, "error": error, "stage": stage})
+        self.send({"kind": "end", "outcome": outcome, "error": error, "stage": stage})
 
 
 class Orders:
-    """What was asked of the worker; set by a signal or from standard input, read between batches."""
+    """What was asked of the worker; set by a signal or from standard input, read between batches.
 
-    def __init__(self) -> None:
+    Args:
+        orphan_seconds: how long it may go on when who gives the orders is gone.
+    """
+
+    def __init__(self, orphan_seconds: float = ORPHAN_SECONDS) -> None:
+        self.orphan_seconds = orphan_seconds
         self.stop: str | None = None
         self.snapshot = False
         self.stops = 0
@@ -94,7 +101,7 @@ class Orders:
             elif word == b"snapshot":
                 self.snapshot = True
         self.stop = self.stop or "the supervisor is gone"
-        threading.Timer(ORPHAN_SECONDS, os._exit, (STOPPED_EXIT,)).start()
+        threading.Timer(self.orphan_seconds, os._exit, (STOPPED_EXIT,)).start()
 
 
 def last_words(error: BaseException) -> tuple[str, str, str]:
@@ -149,10 +156,14 @@ def main() -> int:
     os.environ.update(offline.environment())
     paths = RunPaths(folder)
     record = runfile.read(paths.run_yaml)
-    orders = Orders()
+    flags, devices = sys.argv[4:], ddp.devices(record.device)
+    orders = Orders(0.0 if "--rank" in flags else ORPHAN_SECONDS)
     orders.listen()
+    if len(devices) > 1 and "--rank" not in flags:
+        command = [sys.executable, "-m", "rddkit.worker", str(folder), str(attempt)]
+        return ddp.Leader(devices, command, [*flags, "--rank"], Talk(fd, "cpu").send, orders).lead()
     caps.before_torch(int(record.budget.get("bytes") or 0), record.safety["cap"] and record.device == "cpu")
-    return run(paths, attempt, Talk(fd, record.device), orders, record, "--reseed" in sys.argv[4:])
+    return run(paths, attempt, Talk(fd, record.device), orders, record, "--reseed" in flags)
 
 
 if __name__ == "__main__":
