@@ -178,8 +178,11 @@ def train(paths: RunPaths, record: RunFile, attempt: int, talk: Talk, orders: Or
     faults.begin(attempt)
     ranks = len(ddp.devices(record.device))
     writes = ranks == 1 or ddp.rank() == 0
+    device = ddp.own_device(record.device)
+    if ranks > 1:
+        torch.cuda.set_device(device)  # before anything is asked of a device: each rank would open the first one too
     if record.safety["cap"]:
-        print(caps.on_device(ddp.own_device(record.device), None if record.safety["budget"] == "auto" else record.budget["bytes"]))
+        print(caps.on_device(device, None if record.safety["budget"] == "auto" else record.budget["bytes"]))
     quiet_bars()
     fix_threads(max(1, record.threads // ranks))
     loop = loop_for(arguments(paths, record), changed_sources())

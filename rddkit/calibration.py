@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rddkit import clock, dataset, memory, paths
+from rddkit import clock, dataset, ddp, memory, need, paths
 from rddkit.cause import signal_name
 from rddkit.life import environment
 from rddkit.paths import RunPaths
@@ -79,7 +79,7 @@ def run(record: RunFile, optimizer: str, go_on: Go = lambda: True) -> list[Trial
         go_on: asked several times a second; False ends the trial, and Stopped is raised.
     """
     trials: list[Trial] = []
-    for batch in batches(int(record.plan["batch"])):
+    for batch in batches(int(need.share(record.plan)["batch"])):
         if not trials or trials[-1].died is None:
             trials.append(trial(record, batch, optimizer, go_on))
     return trials
@@ -93,10 +93,11 @@ def trial(record: RunFile, batch: int, optimizer: str, go_on: Go = lambda: True)
     try:
         data, _ = dataset.write_subset(Path(str(record.config["data"])), folder / "data", STEPS * batch, VAL_IMAGES)
         short = {"data": str(data), "epochs": EPOCHS, "close_mosaic": 0, "optimizer": optimizer, "save_period": -1}
-        plan = {**record.plan, "batch": batch, "cache": False}
+        plan = {**record.plan, "batch": batch, "cache": False, "devices": 1}
         safety = {**record.safety, "snapshot_seconds": 1e6, "val_period": 1}
         config = {**record.config, **short, "fraction": 1.0, "batch": batch}
-        throw_away = replace(record, name="trial", config=config, plan=plan, safety=safety)
+        device = ddp.devices(record.device)[0]  # each of several devices does the same
+        throw_away = replace(record, name="trial", config=config, plan=plan, safety=safety, device=device)
         there = RunPaths(folder / "trial")
         there.folder.mkdir()
         throw_away.write(there.run_yaml)

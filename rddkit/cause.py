@@ -96,7 +96,7 @@ def name_cause(end: Ending) -> Cause:
     if end.exit < 0:
         name = signal_name(-end.exit)
         if -end.exit in KILLING:
-            return Cause("killed", f"{name} from outside{_whom(end)}, no sign of memory")
+            return Cause("killed", f"{name}{_whom(end)} from outside, no sign of memory")
         return Cause("crash", f"{name}: the interpreter or a library died; last log lines:\n{_last_lines(end)}")
     return Cause("crash", f"exit {end.exit} without a last word; last log lines:\n{_last_lines(end)}")
 

@@ -1,9 +1,9 @@
 """Several GPUs: a process for each (a rank), trained by Ultralytics' DDP, and the worker that leads them.
 
-Ultralytics starts its ranks by a file it writes and `torch.distributed.run`, through which neither news nor orders pass.
-Here the worker starts them itself, each a worker with pipes of its own. It holds no torch, passes on what rank 0 says,
-gives rank 0 the order to stop, and ends the others when one has left: only rank 0 writes, so that nothing is lost, and
-nobody leaves while rank 0 may wait for it. A rank whose leader is gone ends at once.
+Ultralytics starts its ranks by a file that it writes and `torch.distributed.run`; neither news nor orders pass through
+that. Here the worker starts them itself, each a worker with pipes of its own. It holds no torch, passes on what rank 0
+says, gives rank 0 the order to stop, and ends the others when one has left: only rank 0 writes, so that nothing is
+lost, and nobody leaves while rank 0 may wait for it. A rank whose leader is gone ends at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ POLL_SECONDS = 0.1
 SETTLE_SECONDS = 2.0  # a rank that lost its peer may be seen to end before that peer is
 FAREWELL_SECONDS = 10.0  # for the others, after rank 0 is done
 # What a rank says whose peer has gone: torch's gloo, NCCL and store, by parts of their messages.
-TORN = ("connection closed by peer", "connection reset by peer", "broken pipe", "gloo", "nccl", "tcpstore", "distbackend")
+TORN = ("connection closed by peer", "connection reset by peer", "broken pipe", "gloo", "nccl", "tcpstore")
 
 Message = dict[str, Any]
 

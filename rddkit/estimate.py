@@ -19,7 +19,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rddkit import allocators, calibration, caps, config, dataset, durable, fallbacks, forecast, need, offline, paths
+from rddkit import (
+    allocators,
+    calibration,
+    caps,
+    config,
+    dataset,
+    ddp,
+    durable,
+    fallbacks,
+    forecast,
+    need,
+    offline,
+    paths,
+)
 from rddkit.calibration import Trial
 from rddkit.config import ConfigError
 from rddkit.dataset.labels import label_file
@@ -88,12 +101,15 @@ def judged(known: Known, plan: Mapping[str, Any]) -> dict[str, Any]:
 
 def lighter(trial: Trial, plan: Mapping[str, Any]) -> bool:
     """Whether what a trial did is contained in what a plan will do."""
-    return trial.batch <= int(plan["batch"]) and trial.imgsz <= int(plan["imgsz"])
+    return trial.batch <= int(need.share(plan)["batch"]) and trial.imgsz <= int(plan["imgsz"])
 
 
 def largest_batch(known: Known, plan: Mapping[str, Any], imgsz: int) -> int:
-    """The largest batch (a power of two up to nbs, so that the effective batch stays nbs) that fits; 0 if none does."""
-    able = [batch for batch in NIGHT_BATCHES if batch <= known.nbs]
+    """The largest batch that fits; 0 if none does.
+
+    A power of two for each device and up to nbs in all, so that the effective batch stays nbs.
+    """
+    able = [batch for each in NIGHT_BATCHES if (batch := each * int(plan.get("devices") or 1)) <= known.nbs]
     fit = [batch for batch in able if judged(known, {**plan, "batch": batch, "imgsz": imgsz})["fits"]]
     return max(fit, default=0)
 
@@ -168,14 +184,16 @@ def optimizer_of(args: Mapping[str, Any], images: int, batch: int, epochs: int, 
 
 
 def budget_of(record: RunFile) -> tuple[int, str]:
-    """Bytes the plan must fit into: the run's budget, or of a CUDA device what is free there."""
+    """Bytes the plan must fit into: the run's budget, or of its CUDA devices what is free on the fullest."""
     gpus = record.budget.get("cuda") or []
-    number = int((record.device.partition(":")[2] or "0").split(",")[0]) if record.device.startswith("cuda") else 0
-    if record.device.startswith("cuda") and number < len(gpus):
-        gpu = gpus[number]
-        asked = None if record.safety["budget"] == "auto" else int(record.safety["budget"])
+    numbers = [int(name.partition(":")[2] or 0) for name in ddp.devices(record.device) if name.startswith("cuda")]
+    asked = None if record.safety["budget"] == "auto" else int(record.safety["budget"])
+    found = []
+    for gpu in (gpus[number] for number in numbers if number < len(gpus)):
         share = caps.cuda_fraction(asked, gpu["free"], gpu["total"])
-        return int(share * gpu["total"]), f"{share:.0%} of {gpu['name']}"
+        found.append((int(share * gpu["total"]), f"{share:.0%} of {gpu['name']}"))
+    if found:
+        return min(found)
     return int(record.budget.get("bytes") or 0), str(record.budget.get("source", ""))
 
 

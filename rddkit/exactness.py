@@ -109,9 +109,10 @@ def page() -> str:
         "A killed and resumed run ends with the very weights of one never interrupted (**exact**, bit for bit),\n"
         "with others like them (**inexact**), or is **refused**, nothing touched. The journal's `resumed` event and\n"
         "the report say which and why, each time. Made by `python -m rddkit.exactness`. Each row is tested on the CPU\n"
-        "(`test_exactness.py`, `faults/test_settings.py`, `faults/test_resume.py` in `tests/`); on CUDA, MPS and\n"
-        "several GPUs only what is said was tested, as with `compile` (minutes a start on two cores) and `quantize`\n"
-        "(its package is not among ours).\n\n"
+        "(`test_exactness.py`, `faults/test_settings.py`, `faults/test_resume.py` in `tests/`); on CUDA and MPS only\n"
+        "what is said was tested, as with `compile` (minutes a start on two cores) and `quantize` (its package is not\n"
+        "among ours). Several GPUs: two real processes of Ultralytics' DDP on the CPU, over gloo instead of NCCL\n"
+        "(`faults/test_several_gpus.py`); nobody has run real ones.\n\n"
         f"| setting | resume is | why |\n| --- | --- | --- |\n{rows}\n"
     )
 

@@ -25,12 +25,12 @@ class Pace:
     save: float
 
     def epoch(self, plan: Mapping[str, Any], train_images: int, val_images: int) -> float:
-        """Seconds of an epoch with its validation."""
+        """Seconds of an epoch with its validation. Several devices share images; what they exchange is not counted."""
         batch, pixels = int(plan["batch"]), float(int(plan["imgsz"]) ** 2)
         val_pixels = float(int(plan.get("val_imgsz") or plan["imgsz"]) ** 2)
         steps = -(-train_images // batch)
-        train = steps * self.step + train_images * pixels * self.pixel
-        return train + val_images * val_pixels * self.val_pixel + self.save
+        images = train_images * pixels * self.pixel + val_images * val_pixels * self.val_pixel
+        return steps * self.step + images / int(plan.get("devices") or 1) + self.save
 
 
 def pace(seen: Mapping[int, float], pixels: float, val_seconds: float, save_seconds: float = 0.0) -> Pace:

@@ -225,11 +225,19 @@ def loaders(plan: Mapping[str, Any], facts: Facts) -> float:
     return ahead + cached * pixels * 3
 
 
+def share(plan: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What one of a plan's devices is given: an even share of its images."""
+    devices = int(plan.get("devices") or 1)
+    shared = {key: max(1, int(plan[key]) // devices) for key in ("batch", "val_batch") if plan.get(key)}
+    return {**plan, **shared}
+
+
 def phases(traits: Traits, plan: Mapping[str, Any], facts: Facts) -> dict[str, dict[str, float]]:
-    """Bytes by phase and component on the plan's kind of device, before any correction.
+    """Bytes by phase and component on the plan's kind of device, on each where there are several, uncorrected.
 
     CUDA: what the GPU holds. MPS: GPU and process share one memory, and both are counted. Neither was measured by us.
     """
+    plan = share(plan)
     if facts.device.startswith("cuda"):
         return {"training": _on_device(traits, plan, facts)}
     found = parts(traits, plan, facts)
@@ -242,6 +250,8 @@ def _on_device(traits: Traits, plan: Mapping[str, Any], facts: Facts) -> dict[st
     states = OPTIMIZER_STATES.get(facts.optimizer.lower(), 2) * traits.trained
     kept = {"weights": traits.state, "average of weights": traits.state, "gradients": traits.trained}
     kept["optimizer"] = states
+    if int(plan.get("devices") or 1) > 1:
+        kept["gradients on their way"] = traits.trained  # DDP's buckets
     step = traits.backward.at(int(plan["batch"]), float(int(plan["imgsz"]) ** 2))
     if facts.device == "mps":
         return {**kept, **gpu.on_mps(sum(kept.values()), step)}
@@ -250,7 +260,7 @@ def _on_device(traits: Traits, plan: Mapping[str, Any], facts: Facts) -> dict[st
 
 # Components that do not grow with the batch.
 STILL = frozenset("framework weights gradients optimizer context libraries plots".split())
-STILL |= {"average of weights", "checkpoint being saved"}
+STILL |= {"average of weights", "checkpoint being saved", "gradients on their way"}
 
 
 def corrected(found: Mapping[str, float], correction: Correction) -> dict[str, float]:

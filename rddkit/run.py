@@ -403,7 +403,7 @@ def shared_out(plan: dict[str, Any], device: str) -> dict[str, Any]:
     if batch % count:
         less, more = batch // count * count, -(-batch // count) * count
         near = f"{less} or {more}" if less else str(more)
-        raise ConfigError(f"batch={batch} cannot be shared evenly by {count} devices ({device}); such as --batch {near}")
+        raise ConfigError(f"batch={batch} cannot be shared evenly by {count} devices ({device}); take --batch {near}")
     return {**plan, "devices": count}
 
 

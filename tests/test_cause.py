@@ -22,6 +22,7 @@ ENDINGS = [
     (Ending(1, "crash"), "crash", "an exception without a text"),
     (Ending(-9), "killed", "SIGKILL from outside, no sign of memory"),
     (Ending(-15), "killed", "SIGTERM from outside, no sign of memory"),
+    (Ending(-9, error="cuda:1"), "killed", "SIGKILL of cuda:1 from outside, no sign of memory"),
     (Ending(-9, asked="asked to stop (SIGTERM)"), "stopped", "asked to stop (SIGTERM); ended by SIGKILL"),
     (Ending(-9, "done"), "killed", "SIGKILL from outside, no sign of memory"),
     (Ending(143, asked="asked to stop (SIGTERM)"), "stopped", "asked to stop (SIGTERM); ended by a second SIGTERM"),

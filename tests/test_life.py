@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from types import SimpleNamespace
+
+import psutil
 
 from rddkit import hang
 from rddkit.life import Life
@@ -27,3 +30,16 @@ def test_last_words_said_while_the_supervisor_looked_elsewhere_are_heard() -> No
     finally:
         os.close(write)
     assert life.last_words == {"outcome": "oom"}
+
+
+def test_a_worker_is_ended_with_the_processes_it_started() -> None:
+    life = Life.__new__(Life)
+    script = "sleep 60 & echo $!; wait"
+    life.process = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True)
+    with life.process:
+        assert life.process.stdout
+        child = psutil.Process(int(life.process.stdout.readline()))
+        life.end()
+        assert life.process.wait(5) == -9
+        assert not child.is_running() or child.wait(5) is None
+        life.end()  # nothing is left to end

@@ -17,6 +17,7 @@ from rddkit.calibration import Trial
 from rddkit.estimate import Known
 from rddkit.memory import GIB, MIB, human
 from rddkit.need import Correction, Facts
+from rddkit.runfile import RunFile
 
 PLAN: dict[str, Any] = {"model": "yolov8s.pt", "batch": 2, "imgsz": 640, "workers": 0, "cache": False, "plots": False}
 FACTS = Facts("AdamW", "cpu", 2.2, 1.0)
@@ -123,6 +124,39 @@ def test_the_largest_batch_is_a_power_of_two_that_fits_and_none_is_zero() -> Non
     assert estimate.largest_batch(known(bound), PLAN, 640) == 4
     assert estimate.largest_batch(known(bound - 1), PLAN, 640) == 2
     assert estimate.largest_batch(known(MIB), PLAN, 640) == 0
+
+
+def test_each_of_several_devices_needs_what_its_share_needs_and_ddps_buckets() -> None:
+    cuda = Facts("AdamW", "cuda:0,1", 2.2, 1.0)
+    traits = need.table()["yolov8s"]
+    one = need.need(traits, {**PLAN, "batch": 4}, cuda)
+    two = need.need(traits, {**PLAN, "batch": 8, "devices": 2}, cuda)
+    assert two.estimate - one.estimate == pytest.approx(traits.trained, abs=4 * MIB)  # the allocator rounds
+    assert two.components["gradients on their way"] == pytest.approx(traits.trained, abs=1)
+    shared = need.share({**PLAN, "batch": 8, "val_batch": 6, "devices": 2})
+    assert (shared["batch"], shared["val_batch"]) == (4, 3)
+    assert need.share(PLAN) == PLAN
+
+
+def test_the_largest_batch_of_several_devices_is_one_that_they_can_share() -> None:
+    plan = {**PLAN, "devices": 2}
+    bound = estimate.judged(known(GIB), {**plan, "batch": 8})["safe_bound"]
+    assert estimate.largest_batch(known(bound), plan, 640) == 8
+    assert estimate.largest_batch(known(bound - 1), plan, 640) == 4
+    assert estimate.largest_batch(known(bound), {**PLAN, "devices": 3}, 640) % 3 == 0
+
+
+def test_the_budget_of_several_gpus_is_that_of_the_fullest() -> None:
+    gpus = [{"name": name, "free": free * GIB, "total": 8 * GIB} for name, free in (("A", 8), ("B", 4), ("C", 2))]
+    record = RunFile("night", "", {}, "c.yaml", dict(PLAN), {"budget": "auto"}, "cuda:0,1", 1, budget={"cuda": gpus})
+    budget, source = estimate.budget_of(record)
+    assert budget == pytest.approx(3.6 * GIB, abs=16) and source == "45% of B"
+
+
+def test_several_devices_share_the_images_of_an_epoch() -> None:
+    pace = forecast.Pace(step=0.0, pixel=1e-6, val_pixel=1e-6, save=2.0)
+    one, two = pace.epoch(PLAN, 100, 20), pace.epoch({**PLAN, "devices": 2}, 100, 20)
+    assert two - 2.0 == pytest.approx((one - 2.0) / 2)
 
 
 def test_the_estimate_has_the_fields_that_programs_read() -> None:

@@ -4,8 +4,8 @@ Torch then tells of two CUDA devices, and each rank trains on the CPU, the two o
 gloo instead of NCCL. What is replaced is where the tensors lie; the ranks, their loop, sampler, gradients' reduction,
 validation and checkpoints are the real ones.
 
-RDDKIT_OOM="RANK:EPOCH:MESSAGE" raises that message once in that rank's forward pass of that epoch (RDDKIT_OOM_ONCE is
-the file that says it did).
+RDDKIT_OOM="MESSAGE" raises it in rank 1's forward pass, once in each epoch that has a file oom-EPOCH in RDDKIT_OOM_DIR;
+the file is removed.
 """
 
 import os
@@ -37,6 +37,7 @@ def train_on_the_cpu():
     torch.cuda.memory_reserved = lambda device=None: (RANK + 1) * GIB  # the second is fuller
     torch.cuda.memory_allocated = torch.cuda.memory_reserved
     torch.cuda.current_device = lambda: RANK
+    torch.cuda.set_device = lambda device: None
     trainer.select_device = lambda *words, **more: cpu
     begin, backend = trainer.BaseTrainer.__init__, validator.AutoBackend
 
@@ -72,14 +73,11 @@ now = {"epoch": 0}
 
 
 def run_out(training):
-    rank, epoch, message = (os.environ.get("RDDKIT_OOM") or "-1:-1:").split(":", 2)
-    if not training or (int(rank), int(epoch)) != (RANK, now["epoch"]):
-        return
-    try:
-        os.close(os.open(os.environ["RDDKIT_OOM_ONCE"], os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        return
-    raise RuntimeError(message)
+    message = os.environ.get("RDDKIT_OOM")
+    planned = f"{os.environ.get('RDDKIT_OOM_DIR')}/oom-{now['epoch']}"
+    if training and RANK == 1 and message and os.path.exists(planned):
+        os.remove(planned)
+        raise RuntimeError(message)
 
 
 if "rddkit.device" in sys.orig_argv:
