@@ -225,6 +225,8 @@ def train(paths: RunPaths, record: RunFile, attempt: int, talk: Talk, orders: Or
     trainer.add_callback("on_train_start", lambda _trainer: print(caps.with_model(session.budget, capped), flush=True))
     if not exact_loop:  # Ultralytics' own loop has just begun to count
         trainer.add_callback("on_train_start", _count_on(found.seconds))
+        if writes:  # a snapshot of our loop's is older now than last.pt, and must not be taken for the newest
+            trainer.add_callback("on_model_save", lambda _trainer: store.remove())
     if record.safety["clear_cache"]:
         talk.event("cache_cleared", freed_bytes=memory.clear_cache(record.device), when="before training")
     try:

@@ -17,6 +17,7 @@ from rddkit.status import read_rows
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 TWO_GPUS = {"PYTHONPATH": str(Path(__file__).parent / "gloo")}
+PATIENCE = 150.0  # two ranks go at each other's pace, on a machine that may be busy
 NEVER_EXACT = "several GPUs are trained by Ultralytics' DDP; resumed by epochs"
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 1 has a total capacity of 7.79 GiB"
 
@@ -46,7 +47,7 @@ def test_two_ranks_stop_together_and_finish_when_continued(workshop: Callable[..
     assert shop.train("--detach", **TWO_GPUS).returncode == 0
     ranks = ranks_of(shop, 1)
     assert set(ranks) == {0, 1}
-    wait_for(lambda: len(read_rows(shop.run.results_csv)) >= 1)
+    wait_for(lambda: len(read_rows(shop.run.results_csv)) >= 1, PATIENCE)
     assert shop.cli("stop").returncode == 0
     assert Run.open(shop.run.folder).wait(timeout=30) == 75
     assert all_gone(ranks) and not lock.is_held(shop.run.lock)
@@ -94,7 +95,7 @@ def test_the_guard_counts_every_rank_and_ends_them_together(workshop: Callable[.
     (shop.root / "configs" / "safety.yaml").write_text(safety)
     assert shop.train("--detach", **TWO_GPUS).returncode == 0
     ranks = ranks_of(shop, 1)
-    (end,) = wait_for(lambda: events(shop.run, "attempt_ended"))
+    (end,) = wait_for(lambda: events(shop.run, "attempt_ended"), PATIENCE)
     assert end["cause"] == "oom" and end["evidence"].startswith("our guard: "), end
     assert 900 << 20 < end["peak_bytes"] < limit + (400 << 20)
     assert all_gone(ranks)
@@ -107,9 +108,9 @@ def test_a_kill_of_one_rank_ends_the_other_and_costs_no_whole_epoch(workshop: Ca
     shop = workshop("killed", device="0,1", epochs=4)
     assert shop.train("--detach", **TWO_GPUS).returncode == 0
     ranks = ranks_of(shop, 1)
-    wait_for(lambda: len(read_rows(shop.run.results_csv)) >= 2)  # last.pt follows the row
+    wait_for(lambda: len(read_rows(shop.run.results_csv)) >= 2, PATIENCE)  # last.pt follows the row
     os.kill(ranks[1].pid, signal.SIGKILL)
-    assert Run.open(shop.run.folder).wait(timeout=120) == 0
+    assert Run.open(shop.run.folder).wait(timeout=PATIENCE) == 0
     assert all_gone(ranks)
     killed, done = events(shop.run, "attempt_ended")
     assert (killed["cause"], killed["exit"], done["cause"]) == ("killed", -9, "done")
