@@ -23,7 +23,7 @@ import plotly.graph_objects as go
 from rddkit import calibration, clock, estimate, need, offline, runfile
 from rddkit.calibration import Trial
 from rddkit.memory import GIB, MIB
-from rddkit.run import cpu_threads
+from rddkit.recording import cpu_threads
 from rddkit.safety import Safety
 
 TRIED_AT = {"n": 416, "t": 416, "s": 416, "m": 320}  # image size of a model's trials, by its size

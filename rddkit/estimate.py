@@ -241,10 +241,8 @@ def traits(model: str, classes: int) -> tuple[Traits, str]:
 
 def trace(model: str, classes: int) -> Traits:
     """Trace a model's step in a child."""
-    offline.prepare_home()
     command = [sys.executable, "-m", "rddkit.footprint", model, str(classes)]
-    environment = {**os.environ, **offline.environment()}
-    answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    answer = subprocess.run(command, capture_output=True, text=True, env=offline.child_environment(), check=False)
     if answer.returncode != 0:
         raise ConfigError(f"the model {model} cannot be traced: {answer.stderr.strip()[-500:]}")
     return Traits.of(json.loads(answer.stdout.strip().splitlines()[-1]))

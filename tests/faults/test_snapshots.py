@@ -47,7 +47,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 @pytest.fixture
 def attempts(make_root: Callable[..., Path], root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Attempts]:
     seen = {"cuda": [], "mps": False, "torch": "", "cpu": ""}
-    monkeypatch.setattr("rddkit.run.look_at_devices", lambda: seen)
+    monkeypatch.setattr("rddkit.recording.look_at_devices", lambda: seen)
     return lambda **settings: Attempts(make_root(root, **{**RECIPE, **settings}))
 
 
