@@ -296,6 +296,7 @@ def environment(record: RunFile) -> dict[str, str]:
         "OMP_NUM_THREADS": str(record.threads),
         "MKL_NUM_THREADS": str(record.threads),
         "PYTHONUNBUFFERED": "1",
+        "ARROW_DEFAULT_MEMORY_POOL": "system",  # pandas' pyarrow, where it is there, would map a GiB (mimalloc)
         **allocators.SETTINGS[record.plan.get("allocator") or "default"],
         **record.allocator,
         **capped,
