@@ -23,7 +23,7 @@ import plotly.graph_objects as go
 from rddkit import calibration, clock, estimate, need, offline, runfile
 from rddkit.calibration import Trial
 from rddkit.memory import GIB, MIB
-from rddkit.run import cpu_threads
+from rddkit.recording import cpu_threads
 from rddkit.safety import Safety
 
 TRIED_AT = {"n": 416, "t": 416, "s": 416, "m": 320}  # image size of a model's trials, by its size
@@ -73,6 +73,12 @@ def plain_trace(plan: dict[str, Any], traits: need.Traits) -> float:
     return traits.state + traits.trained * (1 + states) + traits.backward.at(plan["batch"], plan["imgsz"] ** 2)
 
 
+def is_fitted(name: str) -> bool:
+    """Whether a plan is among those that the constants in rddkit/need.py were fitted on: every second of the grid."""
+    grid = sorted(truths.label(plan) for plan in truths.grid())
+    return name in grid and grid.index(name) % 2 == 0
+
+
 def rows(keep: Path, measure: bool, models: list[str]) -> list[dict[str, Any]]:
     """A row a plan that has its truth."""
     grid = sorted(truths.label(plan) for plan in truths.grid())
@@ -90,7 +96,7 @@ def rows(keep: Path, measure: bool, models: list[str]) -> list[dict[str, Any]]:
         found.append(
             {
                 "plan": name,
-                "set": "other" if name not in grid else ("fitted" if grid.index(name) % 2 == 0 else "held out"),
+                "set": "fitted" if is_fitted(name) else ("held out" if name in grid else "other"),
                 "peak": max(peaks),
                 "runs": len(peaks),
                 "spread": (max(peaks) - min(peaks)) / max(peaks),

@@ -19,7 +19,7 @@ from typing import Any
 
 from rddkit import clock, dataset, life, offline, paths, runfile
 from rddkit.memory import GIB, MIB
-from rddkit.run import cpu_threads
+from rddkit.recording import cpu_threads
 from rddkit.safety import Safety
 
 SAMPLE = Path(__file__).resolve().parent.parent.parent / "shared" / "rdd2022-sample"

@@ -11,6 +11,7 @@ import math
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,9 +20,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rddkit import clock, dataset, ddp, memory, need, paths
+from rddkit import cgroup, clock, dataset, ddp, memory, need, paths
 from rddkit.cause import signal_name
-from rddkit.life import environment
+from rddkit.life import COUNTER_SECONDS, environment
 from rddkit.paths import RunPaths
 from rddkit.runfile import RunFile
 
@@ -29,6 +30,8 @@ from rddkit.runfile import RunFile
 STEPS, EPOCHS, VAL_IMAGES = 3, 3, 8
 TRIAL_SECONDS = 900.0
 POLL_SECONDS = 0.05
+# A trial that memory ended held at least this share of the budget; below it something else than its plan ran out.
+CREDIBLE = 0.6
 Go = Callable[[], bool]
 
 
@@ -40,6 +43,7 @@ class Stopped(Exception):
 class Trial:
     """What one throw-away worker showed. `died`: why it ended too early, None if it did not; then its peak is a floor.
 
+    `too_big`: it died because its plan does not fit the budget, which is a verdict on all plans that contain it.
     `peak`: bytes it held at most; `device_peak`: on its GPU. `step_seconds`, `val_seconds`, `save_seconds`: of a step,
     of a validated image, and of all that follows validation in an epoch.
     """
@@ -52,6 +56,7 @@ class Trial:
     val_seconds: float
     save_seconds: float
     died: str | None
+    too_big: bool = False
 
     @property
     def batch(self) -> int:
@@ -93,7 +98,7 @@ def trial(record: RunFile, batch: int, optimizer: str, go_on: Go = lambda: True)
     try:
         data, _ = dataset.write_subset(Path(str(record.config["data"])), folder / "data", STEPS * batch, VAL_IMAGES)
         short = {"data": str(data), "epochs": EPOCHS, "close_mosaic": 0, "optimizer": optimizer, "save_period": -1}
-        plan = {**record.plan, "batch": batch, "cache": False, "devices": 1}
+        plan = {**need.share(record.plan), "batch": batch, "cache": False, "devices": 1}
         safety = {**record.safety, "snapshot_seconds": 1e6, "val_period": 1}
         config = {**record.config, **short, "fraction": 1.0, "batch": batch}
         device = ddp.devices(record.device)[0]  # each of several devices does the same
@@ -147,6 +152,7 @@ def _watched(record: RunFile, there: RunPaths, go_on: Go) -> Trial:
         )
     os.close(theirs)
     heard, peak, deadline = _Clock(), 0, clock.monotonic() + TRIAL_SECONDS
+    kills = cgroup.kills()
     try:
         for line in _lines(ours):
             if line:
@@ -168,10 +174,22 @@ def _watched(record: RunFile, there: RunPaths, go_on: Go) -> Trial:
         said = log.read_text(errors="replace").strip()[-300:]
         how = signal_name(-child.returncode) if child.returncode < 0 else f"exit {child.returncode}"
         died = heard.ended.get("error") or f"{how}: {said}"
+    by_kernel = child.returncode == -signal.SIGKILL and cgroup.more_kills(kills, COUNTER_SECONDS) > 0
+    out_of_memory = by_kernel or heard.ended.get("outcome") == "oom"
+    too_big = out_of_memory and is_credible(record, peak)
     step = heard.between("epoch 1", "trained 2") / STEPS
     save = max(0.0, heard.between("trained 2", "epoch 2") - heard.validation)
     val = heard.validation / VAL_IMAGES
-    return Trial(record.plan, str(record.config["optimizer"]), peak, heard.device_peak, step, val, save, died)
+    optimizer = str(record.config["optimizer"])
+    return Trial(record.plan, optimizer, peak, heard.device_peak, step, val, save, died, too_big)
+
+
+def is_credible(record: RunFile, peak: int) -> bool:
+    """Whether a worker that ran out of memory held enough for its plan to be what was too big.
+
+    A CUDA device's memory is not counted by the process: there its allocator is believed.
+    """
+    return record.device.startswith("cuda") or peak >= CREDIBLE * int(record.budget.get("bytes") or 0)
 
 
 def _lines(fd: int) -> Iterator[bytes]:

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from rddkit import clock
+
 # The kernel writes "no limit" in v1 as LONG_MAX rounded down to a page (mm/page_counter.c); anything near it is none.
 UNLIMITED = 1 << 60
 
@@ -154,6 +156,18 @@ def kills(pid: int | str = "self", system: System | None = None) -> Kills | None
             return Kills(table["oom_kill"], str(file), own=True)
     table = read_table(system.at("/proc/vmstat"))
     return Kills(table["oom_kill"], "/proc/vmstat", own=False) if "oom_kill" in table else None
+
+
+def more_kills(before: Kills | None, patience: float = 0.0) -> int:
+    """How many more kills the kernel's counter shows than `before`; looked for again for `patience` seconds."""
+    deadline = clock.monotonic() + patience
+    while before is not None:
+        now = kills()
+        more = now.count - before.count if now else 0
+        if more > 0 or clock.monotonic() > deadline:
+            return max(0, more)
+        clock.sleep(0.05)
+    return 0
 
 
 def pressure(pid: int | str = "self", system: System | None = None) -> tuple[float, str] | None:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rddkit import host, memory, paths
 from rddkit.config import ConfigError
 from rddkit.memory import human
-from rddkit.run import cpu_threads, look_at_devices, versions
+from rddkit.recording import cpu_threads, look_at_devices, versions
 from rddkit.start import choose_device
 
 

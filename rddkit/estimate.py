@@ -32,6 +32,7 @@ from rddkit import (
     need,
     offline,
     paths,
+    status,
 )
 from rddkit.calibration import Trial
 from rddkit.config import ConfigError
@@ -80,7 +81,7 @@ def judged(known: Known, plan: Mapping[str, Any]) -> dict[str, Any]:
     found = need.need(known.traits, plan, known.facts, known.correction)
     bound = need.safe_bound(found.estimate, known.sureness)
     reasons = dict(known.reasons)
-    dead = [trial for trial in known.trials if trial.died and lighter(trial, plan)]
+    dead = [trial for trial in known.trials if trial.too_big and lighter(trial, plan)]
     if dead:
         reasons["fits"] = f"a trial with batch {dead[0].batch} at {dead[0].imgsz} pixels died: {dead[0].died}"
     seconds = known.pace.epoch(plan, *known.images) if known.pace and known.images[0] else None
@@ -145,7 +146,8 @@ def know(record: RunFile, trials: Callable[[str], list[Trial]] | None = None) ->
     kept = _kept_trials(file)
     if not kept and trials is not None:
         kept = trials(optimizer)
-        _keep(file, json.dumps([trial.as_dict() for trial in kept]))
+        if not any(trial.died for trial in kept):  # what was too big today may fit tomorrow
+            _keep(file, json.dumps([trial.as_dict() for trial in kept]))
     return calibrated(known, kept)
 
 
@@ -154,7 +156,10 @@ def calibrated(known: Known, trials: list[Trial]) -> Known:
     lived = [trial for trial in trials if trial.died is None]
     reasons = dict(known.reasons)
     if not lived:
-        more = "its trials died" if trials else "not tried out on this machine yet; rddkit estimate --calibrate does"
+        more = "not tried out on this machine yet; rddkit estimate --calibrate does"
+        if trials:
+            small = "" if trials[0].too_big else "no sign that its plan is too big; "
+            more = f"its trial died ({small}{status.first_line(trials[0].died)})"
         return dataclasses.replace(known, trials=tuple(trials), reasons={**reasons, "calibrated": more})
     seen = []
     cuda = known.facts.device.startswith("cuda")
@@ -242,10 +247,8 @@ def traits(model: str, classes: int) -> tuple[Traits, str]:
 
 def trace(model: str, classes: int) -> Traits:
     """Trace a model's step in a child."""
-    offline.prepare_home()
     command = [sys.executable, "-m", "rddkit.footprint", model, str(classes)]
-    environment = {**os.environ, **offline.environment()}
-    answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    answer = subprocess.run(command, capture_output=True, text=True, env=offline.child_environment(), check=False)
     if answer.returncode != 0:
         raise ConfigError(f"the model {model} cannot be traced: {answer.stderr.strip()[-500:]}")
     return Traits.of(json.loads(answer.stdout.strip().splitlines()[-1]))

@@ -288,13 +288,8 @@ class Life:
         """How many more processes the kernel killed for memory than before this life."""
         if self.kills_before is None:
             return 0, "no kill counter here", False
-        deadline = clock.monotonic() + (COUNTER_SECONDS if self.process.wait() == -signal.SIGKILL else 0)
-        while True:
-            now = cgroup.kills()
-            more = now.count - self.kills_before.count if now else 0
-            if more > 0 or clock.monotonic() > deadline:
-                return max(0, more), self.kills_before.source, self.kills_before.own
-            clock.sleep(0.05)
+        patience = COUNTER_SECONDS if self.process.wait() == -signal.SIGKILL else 0.0
+        return cgroup.more_kills(self.kills_before, patience), self.kills_before.source, self.kills_before.own
 
 
 def environment(record: RunFile) -> dict[str, str]:
@@ -307,6 +302,7 @@ def environment(record: RunFile) -> dict[str, str]:
         "OMP_NUM_THREADS": str(record.threads),
         "MKL_NUM_THREADS": str(record.threads),
         "PYTHONUNBUFFERED": "1",
+        "ARROW_DEFAULT_MEMORY_POOL": "system",  # pandas' pyarrow, where it is there, would map a GiB (mimalloc)
         **allocators.SETTINGS[record.plan.get("allocator") or "default"],
         **record.allocator,
         **capped,

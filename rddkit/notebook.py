@@ -20,8 +20,9 @@ from rddkit import books, clock, config, dataset, exhibits, paths, start, status
 from rddkit.config import ConfigError
 from rddkit.parameters import check_parameters as check_parameters  # for the notebooks
 from rddkit.parameters import parse_overrides
+from rddkit.recording import look_at_devices
 from rddkit.records import METRICS, Records, best
-from rddkit.run import Run, look_at_devices
+from rddkit.run import Run
 
 REFRESH_SECONDS = 2.0
 NOT_ARGUMENTS = ("config", "overrides", "raw", "calibrate")  # parameters that Ultralytics does not know

@@ -26,6 +26,12 @@ def environment() -> dict[str, str]:
     return {"YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "False", "YOLO_CONFIG_DIR": str(home())}
 
 
+def child_environment() -> dict[str, str]:
+    """The environment of a child that loads Ultralytics: offline, with our own settings folder, which is made."""
+    prepare_home()
+    return {**os.environ, **environment()}
+
+
 def users_settings() -> Path:
     """Where a plain Ultralytics keeps this user's settings (ultralytics/utils/__init__.py, get_user_config_dir)."""
     if chosen := os.environ.get("YOLO_CONFIG_DIR"):

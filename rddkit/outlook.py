@@ -13,7 +13,7 @@ from rddkit import clock, config, ddp, estimate, forecast, start
 from rddkit.config import Config
 from rddkit.estimate import Known
 from rddkit.memory import human
-from rddkit.run import budget_now, cpu_threads, look_at_devices, plan_of, with_largest_batch
+from rddkit.recording import budget_now, cpu_threads, look_at_devices, plan_of, with_largest_batch
 from rddkit.runfile import RunFile
 from rddkit.safety import load_safety
 

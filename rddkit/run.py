@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -16,28 +13,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from rddkit import (
-    adopt,
-    clock,
-    config,
-    dataset,
-    ddp,
-    estimate,
-    host,
-    journal,
-    lighter,
-    lock,
-    memory,
-    offline,
-    paths,
-    runfile,
-    start,
-)
+from rddkit import adopt, clock, config, host, journal, lighter, lock, offline, paths, runfile, start
 from rddkit.cause import STOPPED_EXIT
-from rddkit.config import Config, ConfigError
+from rddkit.config import ConfigError
 from rddkit.fallbacks import NEXT, Known
 from rddkit.journal import Event
 from rddkit.paths import RunPaths
+from rddkit.recording import continued, new_record, recognise_data
 from rddkit.runfile import RunFile
 from rddkit.safety import load_safety
 from rddkit.status import EXIT_CODES, Status, read_status
@@ -86,16 +68,16 @@ class Run:
         state = read_status(there).state if found else None
         given = {key for key, value in overrides.items() if value is not None}
         if found is not None:
-            _recognise_data(found, asked)
+            recognise_data(found, asked)
             if asked.args.get("batch") == config.AUTO:  # what was chosen at the start stays
                 asked.args["batch"] = found.config["batch"]
         decision = start.decide(asked, given, there, found, state, resume=resume, fresh=fresh)
         if decision.action == "done":
             return cls(there, found, decision)
         if decision.action == "continue" and found is not None:
-            record = _continued(found, asked, decision, limits)
+            record = continued(found, decision, limits)
         else:
-            record = _new_record(asked, limits)
+            record = new_record(asked, limits)
         return cls(there, record, decision, _pending=True)
 
     @classmethod
@@ -106,13 +88,13 @@ class Run:
         ConfigError for one that is finished (the command for a new run from its best.pt is in the text) or not whole.
         """
         limits = load_safety(safety).model_dump()
-        plain = adopt.read(Path(source), overrides, child_environment())
+        plain = adopt.read(Path(source), overrides, offline.child_environment())
         there = RunPaths(plain.config.folder)
         if there.folder.exists() and any(there.folder.iterdir()):
             raise ConfigError(
                 f"{there.folder} is there already; continue it without --resume PATH, or choose --name NEW"
             )
-        record = _new_record(plain.config, limits, has_weights=True)
+        record = new_record(plain.config, limits, has_weights=True)
         message = f"taken in: {plain.folder}, {plain.epochs_done} whole epochs; resumed inexactly this once"
         return cls(there, record, start.Start("new", message), _pending=True, _adopted=plain)
 
@@ -295,22 +277,6 @@ class Run:
             clock.sleep(POLL_SECONDS)
 
 
-def look_at_devices() -> dict[str, Any]:
-    """What torch sees, asked in a child process so that this one stays light. ConfigError if torch cannot be loaded."""
-    command = [sys.executable, "-m", "rddkit.device"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    if answer.returncode != 0:
-        raise ConfigError(f"torch cannot be loaded: {answer.stderr.strip()[-800:]}\nReinstall with: make install")
-    found: dict[str, Any] = json.loads(answer.stdout)
-    return found
-
-
-def cpu_threads() -> tuple[int, str]:
-    """Threads as plain Ultralytics takes them, so that results are comparable bit for bit."""
-    cores = os.cpu_count() or 1
-    return min(8, max(1, cores - 1)), f"{cores} cores less one, at most 8, as Ultralytics does"
-
-
 def _session_end(until: str | None, for_: str | None) -> str | None:
     """The moment at which the session window closes, as a stamp."""
     if until and for_:
@@ -321,128 +287,3 @@ def _session_end(until: str | None, for_: str | None) -> str | None:
         return clock.stamp(clock.utc_now() + timedelta(seconds=clock.parse_span(for_))) if for_ else None
     except ValueError as error:
         raise ConfigError(f"the session window cannot be read: {error}; such as --until 07:00 or --for 9h") from error
-
-
-def _recognise_data(found: RunFile, asked: Config) -> None:
-    """See that the data set is the one the run began with, wherever it lies now.
-
-    Raises ConfigError if it is not there any more, or its images, labels or class names are others.
-    """
-    old, new = str(found.config["data"]), str(asked.args["data"])
-    here = new if Path(new).is_file() else old
-    if not Path(here).is_file():
-        raise ConfigError(
-            f"the data set of {found.name!r} is not at {old} any more. Where it is now: "
-            f"rddkit train --name {found.name} --resume data=NEW_PLACE/{Path(old).name}"
-        )
-    known, seen = found.dataset.get("fingerprint"), dataset.fingerprint(Path(here))
-    if known not in (None, seen):
-        raise ConfigError(
-            f"{here} is not the data set that {found.name!r} began with: its image names, labels or classes differ "
-            f"(fingerprint {str(known)[:12]} then, {seen[:12]} now). Put the old one back, or start anew: --name NEW"
-        )
-    found.config["data"] = asked.args["data"] = here
-    found.dataset["path"] = here
-
-
-def _new_record(asked: Config, limits: dict[str, Any], has_weights: bool = False) -> RunFile:
-    args = dict(asked.args)
-    if not has_weights:
-        args["model"] = config.find_model(str(args["model"]))
-    config.find_data(str(args["data"]))
-    seen = look_at_devices()
-    device, why = start.choose_device(args.get("device"), seen)
-    threads, because = cpu_threads()
-    automatic = args.get("batch") == config.AUTO
-    if automatic:
-        args["batch"] = len(ddp.devices(device))
-    record = RunFile(
-        name=asked.folder.name,
-        created=clock.stamp(),
-        config=args,
-        config_file=asked.source,
-        plan=plan_of(args, device),
-        safety=limits,
-        device=device,
-        threads=threads,
-        choices={"device": {"value": device, "reason": why}, "threads": {"value": threads, "reason": because}},
-        budget=budget_now(limits, seen),
-        versions={**versions(), "torch": seen["torch"], "cpu": seen["cpu"]},
-        dataset=_dataset(str(args["data"])),
-        git=runfile.git_commit(paths.root()),
-    )
-    return with_largest_batch(record) if automatic else record
-
-
-def with_largest_batch(record: RunFile) -> RunFile:
-    """The record with the largest batch that its estimate says will fit, and why; as it is where none does."""
-    known = estimate.know(record)
-    batch = max(record.plan["batch"], estimate.largest_batch(known, record.plan, record.plan["imgsz"]))
-    told = estimate.judged(known, {**record.plan, "batch": batch})
-    record.config["batch"] = record.plan["batch"] = batch
-    record.choices["batch"] = {"value": batch, "reason": f"the largest that fits: {estimate.verdict(told)}"}
-    return record
-
-
-def plan_of(args: dict[str, Any], device: str) -> dict[str, Any]:
-    """What decides memory. Validation keeps its own batch and image size when training's change."""
-    known = config.known_arguments()
-    plan = {key: args.get(key, known[key].default) for key in config.PLAN_KEYS if key != "device"}
-    return shared_out({**plan, "val_batch": None, "val_imgsz": plan["imgsz"]}, device)
-
-
-def shared_out(plan: dict[str, Any], device: str) -> dict[str, Any]:
-    """The plan with the number of its devices, where there are several.
-
-    Raises ConfigError for a batch that they cannot share evenly.
-    """
-    count = len(ddp.devices(device))
-    batch = plan["batch"]
-    if count == 1:
-        return {key: value for key, value in plan.items() if key != "devices"}
-    if batch % count:
-        less, more = batch // count * count, -(-batch // count) * count
-        near = f"{less} or {more}" if less else str(more)
-        raise ConfigError(f"batch={batch} cannot be shared evenly by {count} devices ({device}); take --batch {near}")
-    return {**plan, "devices": count}
-
-
-def _continued(found: RunFile, asked: Config, decision: start.Start, limits: dict[str, Any]) -> RunFile:
-    found.config |= decision.changes
-    found.plan |= {key: value for key, value in decision.changes.items() if key in found.plan}
-    found.safety = limits
-    if "device" in decision.changes:
-        seen = look_at_devices()
-        found.device, why = start.choose_device(decision.changes["device"], seen)
-        found.choices["device"] = {"value": found.device, "reason": why}
-        found.budget = budget_now(limits, seen)
-    found.plan = shared_out(found.plan, found.device)
-    return found
-
-
-def budget_now(limits: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]:
-    """What the run may hold; every attempt renews it. `device_bytes` is what MPS's cap is a share of."""
-    budget = memory.memory_budget(limits["budget"], None if limits["reserve"] == "auto" else limits["reserve"])
-    devices = {"device_bytes": seen.get("mps_recommended_max"), "cuda": seen.get("cuda") or []}
-    return {"bytes": budget.bytes, "source": budget.source, **devices}
-
-
-def _dataset(data: str) -> dict[str, Any]:
-    return {"path": data, "fingerprint": dataset.fingerprint(Path(data))}
-
-
-def versions() -> dict[str, str]:
-    """What a result depends on, by name."""
-    found = {"python": platform.python_version(), "system": platform.platform()}
-    for name, package in {"rddkit": "rddkit", "ultralytics": "ultralytics-opencv-headless", "numpy": "numpy"}.items():
-        try:
-            found[name] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def child_environment() -> dict[str, str]:
-    """The environment of a child that loads Ultralytics: offline, with our own settings folder."""
-    offline.prepare_home()
-    return {**os.environ, **offline.environment()}

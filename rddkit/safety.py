@@ -44,7 +44,7 @@ class Safety(BaseModel):
     guard_stop: float = Field(0.05, gt=0, lt=1, description="snapshot and leave when less than this is free")
     guard_end: float = Field(0.02, gt=0, lt=1, description="end the worker when less than this is free")
     estimate: bool = Field(
-        False, description="estimate memory first, tried out once a model: start on the first plan that fits"
+        True, description="estimate memory first, tried out once a model: start on the first plan that fits"
     )
     fallbacks: list[Literal["lean", "batch", "checkpointing", "imgsz"]] = Field(
         ["lean", "batch", "imgsz"], description="kinds of lighter plans to take, always in the order of their cost"

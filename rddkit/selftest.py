@@ -19,11 +19,11 @@ from typing import Any
 
 import yaml
 
-from rddkit import checks, clock, config, dataset, exactness, journal, paths, status, verdicts
+from rddkit import checks, clock, config, dataset, exactness, journal, offline, paths, status, verdicts
 from rddkit.checks import Failed, guarded
 from rddkit.config import ConfigError
 from rddkit.memory import human
-from rddkit.run import Run, child_environment
+from rddkit.run import Run
 from rddkit.safety import load_safety
 from rddkit.verdicts import Row, verdict
 
@@ -145,7 +145,7 @@ def _quick(run: Run, say: Say) -> list[Row]:
     return [
         *guarded("readings", checks.readings),
         *guarded("kill counter", checks.counters),
-        *guarded("cap", checks.cap, device, recommended, child_environment()),
+        *guarded("cap", checks.cap, device, recommended, offline.child_environment()),
     ]
 
 
@@ -226,7 +226,12 @@ def _finish(run: Run, say: Say) -> None:
 def _compare(one: Path, other: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "rddkit.checkpoint", str(one), str(other)]
     answer = subprocess.run(
-        command, env=child_environment(), capture_output=True, text=True, check=False, timeout=checks.CHILD_SECONDS
+        command,
+        env=offline.child_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=checks.CHILD_SECONDS,
     )
     if answer.returncode != 0:
         raise Failed(f"the weights could not be compared: {answer.stderr.strip()[-300:]}")

@@ -185,6 +185,8 @@ class Supervisor:
         self._renew_budget()
         if self._cannot_start():
             return None
+        self.books.remember_progress()
+        self.books.progress("running", number, None, {"phase": "estimate", "t": clock.stamp()})
         try:
             self.known = estimate.know(self.record, estimate.measure(self.record, lambda: self._wait(0.0)))
         except Stopped:

@@ -15,7 +15,8 @@ from conftest import TINY
 
 from rddkit import runfile
 from rddkit.paths import RunPaths
-from rddkit.run import Run, cpu_threads
+from rddkit.recording import cpu_threads
+from rddkit.run import Run
 
 HERE = Path(__file__).resolve().parent
 # Accumulation over epochs' ends, warm-up, mosaic that closes, a cosine: what a resume can get wrong.

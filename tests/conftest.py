@@ -73,7 +73,7 @@ def attempts(make_root: Callable[..., Path], root: Path, monkeypatch: pytest.Mon
     from compare import RECIPE, Attempts
 
     seen = {"cuda": [], "mps": False, "torch": "", "cpu": ""}
-    monkeypatch.setattr("rddkit.run.look_at_devices", lambda: seen)
+    monkeypatch.setattr("rddkit.recording.look_at_devices", lambda: seen)
     return lambda **settings: Attempts(make_root(root, **{**RECIPE, **settings}))
 
 

@@ -281,7 +281,7 @@ def test_command_line_papermill_and_python_give_the_same_plan(
     workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = {"cuda": [], "mps": False, "torch": "2", "cpu": "any"}  # looking for real loads torch each time
-    monkeypatch.setattr("rddkit.run.look_at_devices", lambda: seen)
+    monkeypatch.setattr("rddkit.recording.look_at_devices", lambda: seen)
     python = Run.create("configs/training.yaml", batch=1, imgsz=96, workers=0, lr0=0.001, device="cpu")
     # papermill hands a parameters cell's names over as keywords, those left alone as None
     papermill = Run.create(

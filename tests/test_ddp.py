@@ -17,7 +17,7 @@ import pytest
 from rddkit import clock, ddp
 from rddkit.config import ConfigError
 from rddkit.ddp import End, Leader, blame, devices, own_device
-from rddkit.run import shared_out
+from rddkit.recording import shared_out
 
 NAMES = ["cuda:0", "cuda:1"]
 # What every rank of these tests begins with: `say(...)`, its number, and whether its orders have ended.

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from datetime import datetime, timezone
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from rddkit import choice, estimate, fallbacks, forecast, gpu, need
+from rddkit import calibration, choice, estimate, fallbacks, forecast, gpu, need
 from rddkit.calibration import Trial
 from rddkit.estimate import Known
 from rddkit.memory import GIB, MIB, human
@@ -29,7 +30,7 @@ def known(budget: int, **more: Any) -> Known:
 
 def trial(batch: int, peak: float, **more: Any) -> Trial:
     plan = {**PLAN, "batch": batch}
-    return Trial(plan, "AdamW", round(peak), None, 1.0 + batch, 0.5, 1.0, more.get("died"))
+    return Trial(plan, "AdamW", round(peak), None, 1.0 + batch, 0.5, 1.0, more.get("died"), more.get("too_big", False))
 
 
 def test_the_table_has_every_family_in_its_small_sizes() -> None:
@@ -84,7 +85,9 @@ def test_trials_far_from_the_prediction_pull_it_to_what_was_seen() -> None:
 
 
 def test_a_trial_that_died_of_memory_is_an_answer() -> None:
-    told = estimate.calibrated(known(64 * GIB), [trial(1, GIB, died="torch on the CPU: can't allocate memory")])
+    told = estimate.calibrated(
+        known(64 * GIB), [trial(1, GIB, died="torch on the CPU: can't allocate memory", too_big=True)]
+    )
     answer = estimate.judged(told, PLAN)
     assert not answer["fits"] and not answer["calibrated"]
     assert estimate.verdict(answer) == (
@@ -93,6 +96,23 @@ def test_a_trial_that_died_of_memory_is_an_answer() -> None:
     assert estimate.judged(told, {**PLAN, "imgsz": 320})["fits"], (
         "a lighter plan than the one tried is not judged by it"
     )
+
+
+def test_a_trial_that_died_of_something_else_is_no_verdict_on_its_plan() -> None:
+    told = estimate.calibrated(known(64 * GIB), [trial(1, GIB, died="RuntimeError: no such image")])
+    answer = estimate.judged(told, PLAN)
+    assert answer["fits"] and not answer["calibrated"]
+    assert answer["reasons"]["calibrated"] == (
+        "its trial died (no sign that its plan is too big; RuntimeError: no such image)"
+    )
+
+
+@pytest.mark.parametrize(("held", "believed"), [(0.4, False), (0.9, True)])
+def test_memory_that_ran_out_far_below_the_budget_was_not_the_plans(held: float, believed: bool) -> None:
+    record = SimpleNamespace(device="cpu", budget={"bytes": 4 * GIB})
+    assert calibration.is_credible(record, round(held * 4 * GIB)) is believed  # type: ignore[arg-type]
+    record.device = "cuda:0"
+    assert calibration.is_credible(record, 0), "a process does not count what its GPU holds"  # type: ignore[arg-type]
 
 
 def test_the_verdict_says_what_is_to_spare_and_what_is_missing() -> None:

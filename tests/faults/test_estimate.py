@@ -16,6 +16,7 @@ from rddkit import cgroup
 from rddkit.memory import MIB
 
 pytestmark = pytest.mark.faults
+INJECT = Path(__file__).resolve().parent / "inject"
 
 
 def allow(shop: Workshop, budget: int) -> None:
@@ -52,6 +53,24 @@ def test_a_run_starts_on_the_first_plan_that_fits_and_says_so_and_compares(
     assert first["fits"] and first["calibrated"] and first["safe_bound"] <= 1250 * MIB
     assert first["seconds_per_epoch"] > 0
     assert seen["measured_bytes"] <= first["safe_bound"] and "were held at most" in seen["reason"]
+
+
+def test_an_allocators_failure_in_a_trial_that_held_little_is_no_verdict_on_the_plan(
+    workshop: Callable[..., Workshop],
+) -> None:
+    shop = workshop("no verdict", epochs=1)
+    (shop.root / "configs" / "safety.yaml").write_text("estimate: true\n")
+    message = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 52428800 bytes"
+    fault = {"id": "0", "what": "oom", "where": "forward", "message": message}
+    (shop.root / "fired").mkdir()
+    inject = {"PYTHONPATH": str(INJECT), "RDDKIT_INJECT": json.dumps([fault])}
+    done = shop.train(**inject, RDDKIT_INJECT_DIR=str(shop.root / "fired"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (shop.root / "fired" / "0").exists(), "it fired in the trial"
+    told, _compared = events(shop.run, "estimated")
+    assert told["fits"] and not told["calibrated"]
+    assert not events(shop.run, "fallback")
+    assert [event["cause"] for event in events(shop.run, "attempt_ended")] == ["done"]
 
 
 def test_in_a_small_memory_cgroup_doctor_and_budget_say_its_limit_and_name_the_file() -> None:

@@ -47,7 +47,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 @pytest.fixture
 def attempts(make_root: Callable[..., Path], root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Attempts]:
     seen = {"cuda": [], "mps": False, "torch": "", "cpu": ""}
-    monkeypatch.setattr("rddkit.run.look_at_devices", lambda: seen)
+    monkeypatch.setattr("rddkit.recording.look_at_devices", lambda: seen)
     return lambda **settings: Attempts(make_root(root, **{**RECIPE, **settings}))
 
 
@@ -243,7 +243,7 @@ def test_training_goes_on_where_the_disk_takes_no_more_snapshots(attempts: Calla
 
 def test_a_disk_that_is_nearly_full_stops_the_run_resumably_and_says_so(workshop: Callable[..., Workshop]) -> None:
     shop = workshop("reserve", **{**RECIPE, "epochs": 2})
-    (shop.root / "configs" / "safety.yaml").write_text("snapshot_seconds: 0.5\n")
+    (shop.root / "configs" / "safety.yaml").write_text("snapshot_seconds: 0.5\nestimate: false\n")
     with small_disk(shop.root / "results", "300m") as disk:
         answer = shop.train()
         assert answer.returncode == STOPPED, answer.stdout + answer.stderr
