@@ -50,7 +50,7 @@ class Life:
         self.swap_before = memory.swap_used().bytes
         self.kills_before = cgroup.kills()
         self.epochs_held: list[int] = []
-        self.epoch_held = 0
+        self.epoch_held = self.epoch_needed = 0
         self.began_whole = True
         self.expected: dict[str, Any] | None = None  # the plan's estimate
         self.exceeded = False
@@ -158,10 +158,10 @@ class Life:
         if self.began_whole:
             self.epochs_held.append(self.epoch_held)
             if len(self.epochs_held) == 1 and self.expected:
-                told = need.compared(self.expected["estimate"], self.epoch_held)
-                measured = {"estimate": self.expected["estimate"], "measured_bytes": self.epoch_held}
+                told = need.compared(self.expected["estimate"], self.epoch_needed)
+                measured = {"estimate": self.expected["estimate"], "measured_bytes": self.epoch_needed}
                 self.books.journal.add("estimated", self.number, **measured, reason=told)
-        self.began_whole, self.epoch_held = True, 0
+        self.began_whole, self.epoch_held, self.epoch_needed = True, 0, 0
 
     def _note_progress(self) -> None:
         self.books.progress("running", self.number, self.pid, self.beat)
@@ -193,9 +193,12 @@ class Life:
     def _note_held(self, held: int) -> None:
         self.peak_bytes = max(self.peak_bytes, held)
         self.epoch_held = max(self.epoch_held, held)
-        if self.expected and held > self.expected["safe_bound"] and not self.exceeded:
+        on_gpu = self.record.device.startswith("cuda")  # of which the estimate is; of several, of the fullest
+        needed = int(self.beat.get("device_memory") or 0) if on_gpu else held
+        self.epoch_needed = max(self.epoch_needed, needed)
+        if self.expected and needed > self.expected["safe_bound"] and not self.exceeded:
             self.exceeded = True
-            told = f"more is held than the plan was to need at most; {need.compared(self.expected['estimate'], held)}"
+            told = f"more is held than the plan was to need at most; {need.compared(self.expected['estimate'], needed)}"
             self.books.journal.add("memory_warning", self.number, reason=told, available=memory.available().bytes)
 
     def _is_paused(self) -> bool:

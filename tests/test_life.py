@@ -7,6 +7,7 @@ import subprocess
 from types import SimpleNamespace
 
 import psutil
+import pytest
 
 from rddkit import hang
 from rddkit.life import Life
@@ -43,3 +44,17 @@ def test_a_worker_is_ended_with_the_processes_it_started() -> None:
         assert life.process.wait(5) == -9
         assert not child.is_running() or child.wait(5) is None
         life.end()  # nothing is left to end
+
+
+@pytest.mark.parametrize(("device", "needed"), [("cpu", 700), ("mps", 700), ("cuda:0", 300), ("cuda:0,1", 300)])
+def test_an_estimate_of_a_gpu_is_held_against_what_the_gpu_holds(device: str, needed: int) -> None:
+    life = Life.__new__(Life)
+    told: list[str] = []
+    journal = SimpleNamespace(add=lambda *_words, **fields: told.append(fields["reason"]))
+    life.books, life.number = SimpleNamespace(journal=journal), 1  # type: ignore[assignment]
+    life.record = SimpleNamespace(device=device)  # type: ignore[assignment]
+    life.beat, life.expected, life.exceeded = {"device_memory": 300}, {"estimate": 200, "safe_bound": 250}, False
+    life.peak_bytes = life.epoch_held = life.epoch_needed = 0
+    life._note_held(700)
+    assert (life.peak_bytes, life.epoch_held, life.epoch_needed) == (700, 700, needed)
+    assert len(told) == 1 and f"{needed / 200 - 1:+.0%} of the" in told[0]

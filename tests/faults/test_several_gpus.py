@@ -47,10 +47,14 @@ def test_two_ranks_stop_together_and_finish_when_continued(workshop: Callable[..
     assert shop.train("--detach", **TWO_GPUS).returncode == 0
     ranks = ranks_of(shop, 1)
     assert set(ranks) == {0, 1}
+    older = shop.run.snapshots / "000001-epoch1-batch1.pt"  # as our loop on one GPU may have left it
+    older.parent.mkdir(exist_ok=True)
+    older.touch()
     wait_for(lambda: len(read_rows(shop.run.results_csv)) >= 1, PATIENCE)
     assert shop.cli("stop").returncode == 0
     assert Run.open(shop.run.folder).wait(timeout=30) == 75
     assert all_gone(ranks) and not lock.is_held(shop.run.lock)
+    assert not older.exists(), "last.pt is newer"
     (stopped,) = events(shop.run, "attempt_ended")
     assert (stopped["cause"], stopped["exit"]) == ("stopped", 75)
     done = len(read_rows(shop.run.results_csv))
