@@ -25,6 +25,7 @@ from rddkit.runfile import RunFile
 TICK_SECONDS = 1.0
 PRESSURE_SECONDS = 5.0  # macOS tells its pressure through a child process: not every tick
 RECENT_SECONDS = 60.0  # a level of memory pressure older than this explains no kill
+CLOSING_SECONDS = 0.02  # a dying worker's pipe ends a moment before the worker does
 COUNTER_SECONDS = 0.5  # the exit is seen before the kernel's counter moves
 
 
@@ -96,7 +97,8 @@ class Life:
         waiting = [self.messages, *others]
         while self.alive or self.messages in waiting:
             lived = self.alive  # asked before: what it says last is then seen by this very look
-            ready, _, _ = select.select(waiting, [], [], self.poll if lived else 0)
+            poll = self.poll if self.messages in waiting else min(self.poll, CLOSING_SECONDS)
+            ready, _, _ = select.select(waiting, [], [], poll if lived else 0)
             for fd in ready:
                 keep = self._read() if fd == self.messages else on_ready(fd)
                 if not keep:

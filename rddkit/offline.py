@@ -12,8 +12,9 @@ from typing import Any
 
 from rddkit import durable, paths
 
-# Integrations stay as the user set them; what talks to Ultralytics' own servers is off.
-SILENT = {"sync": False, "vscode_msg": False, "openvino_msg": False}
+# Integrations stay as the user set them; what talks to Ultralytics' own servers is off, and so is its Ray callback: it
+# is for Ultralytics' own tuner, and where Ray is installed imports it for seconds at every start.
+SILENT = {"sync": False, "vscode_msg": False, "openvino_msg": False, "raytune": False}
 
 
 def home() -> Path:

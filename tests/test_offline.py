@@ -33,7 +33,7 @@ def test_the_users_settings_are_kept_in_our_copy_but_for_the_silence(root: Path,
     folder = offline.prepare_home()
     assert folder == root / ".cache" / "ultralytics" / "Ultralytics"
     ours = json.loads((folder / "settings.json").read_text())
-    assert ours == {"sync": False, "wandb": True, "uuid": "x", "vscode_msg": False, "openvino_msg": False}
+    assert ours == {"wandb": True, "uuid": "x", **offline.SILENT}
     assert users.read_bytes() == before, "read, never written"
 
 
