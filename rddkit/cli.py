@@ -215,16 +215,35 @@ def prepare(
     raw: Annotated[Path, typer.Argument(metavar="RAW")],
     out_folder: Annotated[Path, typer.Argument(metavar="OUT")],
     classes: Annotated[str, typer.Option(help="official, six, all, or a list such as D00,D40")] = "official",
+    countries: Annotated[str, typer.Option(help="only these, such as Japan,India")] = "",
+    leave_out: Annotated[str | None, typer.Option(help="this country becomes the test set, as a whole")] = None,
+    origin: Annotated[str, typer.Option("--from", help="xml (RDD2022), or yolo: an export made elsewhere")] = "xml",
+    names: Annotated[str, typer.Option(help="an export's classes in the order of their numbers: D00,D10,D20,D40")] = "",
+    leakage: Annotated[str, typer.Option(help="near-twins across the split: auto, all (minutes) or none")] = "auto",
     copy: Annotated[bool, typer.Option("--copy", help="copy images instead of linking them")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="exit 1 if anything was dropped or repaired")] = False,
 ) -> None:
     """Turn RDD2022's XML into a YOLO data set, audited and split: OUT/rdd2022.yaml and OUT/audit.json."""
     from rddkit import dataset
 
-    audit = dataset.prepare(raw, out_folder, classes=classes, copy=copy)
+    audit = dataset.prepare(
+        raw,
+        out_folder,
+        classes=classes,
+        copy=copy,
+        countries=_listed(countries),
+        leave_out=leave_out,
+        origin=origin,
+        names=_listed(names),
+        leakage=leakage,
+    )
     out.print(dataset.summary(audit), markup=False)
     if strict and audit["problems"]:
         raise typer.Exit(1)
+
+
+def _listed(words: str) -> list[str]:
+    return [word.strip() for word in words.split(",") if word.strip()]
 
 
 @app.command()

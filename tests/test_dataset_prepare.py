@@ -64,7 +64,7 @@ def test_the_real_sample_gives_the_known_counts_and_the_same_bytes_again(tmp_pat
     assert audit["boxes"] == {"D00": 419, "D10": 244, "D20": 146, "D40": 107}
     assert audit["left_out"] == {"Block crack": 3, "D43": 1, "D44": 5, "D50": 5, "Repair": 107}
     assert audit["by_domain"]["China_MotorBike"]["unlabelled_test_images"] == 12
-    assert {part: audit["splits"][part]["images"] for part in ("train", "val")} == {"train": 343, "val": 64}
+    assert {part: audit["splits"][part]["images"] for part in ("train", "val")} == {"train": 350, "val": 57}
     assert audit["problems"] == [] and audit["linked"]["symlink"] == 407
     first = hashes(out)
     shutil.rmtree(out)
@@ -305,3 +305,31 @@ def test_a_dataset_file_that_says_too_little_is_one_clear_error(tmp_path: Path) 
     (tmp_path / "empty.yaml").write_text("train: a\nval: b\nnames: [D00]\n")
     with pytest.raises(DatasetError, match="no images for train"):
         fingerprint(tmp_path / "empty.yaml")
+
+
+def test_only_the_countries_asked_for_are_taken(raw: Path, out: Path) -> None:
+    assert list(prepare(raw, out, countries=["India"])["by_domain"]) == ["India"]
+    assert {path.name[:5] for path in out.glob("images/*/*")} == {"India"}
+    with pytest.raises(DatasetError, match="no labelled images of 'Jpan' here; did you mean 'Japan'.*India, Japan"):
+        prepare(raw, out.with_name("typo"), countries=["Jpan"])
+    with pytest.raises(DatasetError, match="other settings .*countries"):
+        prepare(raw, out)
+
+
+def test_a_country_left_out_is_the_test_set_and_in_no_other(raw: Path, out: Path) -> None:
+    audit = prepare(raw, out, leave_out="Japan")
+    assert audit["splits"]["test"]["images"] == 6 == len(list(out.glob("images/test/Japan*")))
+    assert {path.name[:5] for part in ("train", "val") for path in (out / "images" / part).iterdir()} == {"India"}
+    assert audit["by_domain"]["Japan"]["test"] == 6 and audit["by_domain"]["Japan"]["train"] == 0
+    assert "Japan: left out of train and val, all 6 images are the test set" in audit["notes"]
+    assert len(dataset.split_images(read_data_yaml(out / "rdd2022.yaml"), "test")) == 6
+    assert "   test" in summary(audit)
+    with pytest.raises(DatasetError, match="leaves nothing to train on"):
+        prepare(raw, out.with_name("one"), leave_out="Japan", countries=["Japan"])
+    with pytest.raises(DatasetError, match="--leave-out Japan is not among --countries India"):
+        prepare(raw, out.with_name("one"), leave_out="Japan", countries=["India"])
+
+
+def test_without_a_test_set_there_is_no_folder_for_one(raw: Path, out: Path) -> None:
+    prepare(raw, out)
+    assert not (out / "images" / "test").exists() and "test:" not in (out / "rdd2022.yaml").read_text()

@@ -101,7 +101,7 @@ def labelled_images(
     shown: list[tuple[Path, list[PixelBox]]] = []
     for image, rows in _varied({image: _rows(image) for image in images[:LOOKED_AT]}, limit):
         try:
-            width, height, _ = look(image)
+            width, height = look(image)[:2]
         except BadImage:
             continue
         boxes = [

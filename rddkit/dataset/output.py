@@ -8,7 +8,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ import yaml
 
 from rddkit import durable
 from rddkit.dataset.classes import CLASS_NAMES
+from rddkit.dataset.layout import shown
 from rddkit.dataset.problems import DatasetError
 
 MARKER = "prepare.json"
 MANIFEST = "manifest.csv"
 DATA_YAML = "rdd2022.yaml"
 AUDIT = "audit.json"
-PARTS = ("train", "val")
+PARTS = ("train", "val", "test")
 COLUMNS = ("image", "split", "domain", "boxes", "source")
 
 
@@ -30,6 +31,11 @@ def check_places(raw: Path, out: Path, settings: Mapping[str, Any]) -> None:
     """Refuse by DatasetError, before anything is written, a RAW that is no folder and an OUT not ours to fill."""
     if not raw.is_dir():
         raise DatasetError(f"no folder {raw}; name the one that holds the countries (try one with: rddkit sample DIR)")
+    for name, folder in (("RAW", raw), ("OUT", out)):
+        if not _is_text(str(folder)):
+            raise DatasetError(f"the name of {name} ({shown(str(folder))}) is not UTF-8; rename it")
+    if any(character in str(out) for character in "[]*?"):  # Ultralytics looks for images by glob
+        raise DatasetError(f"{out} has one of []*? in its name, where Ultralytics would find no image; choose another")
     inside = out.resolve()
     if inside == raw.resolve() or raw.resolve() in inside.parents:
         raise DatasetError(f"{out} lies inside RAW ({raw}), which is only read; choose a folder outside it")
@@ -50,8 +56,8 @@ def check_places(raw: Path, out: Path, settings: Mapping[str, Any]) -> None:
         raise DatasetError(f"{out} was prepared with other settings ({told}); choose another folder or delete that one")
 
 
-def claim(out: Path, settings: Mapping[str, Any]) -> None:
-    """Make OUT and its folders ours; DatasetError if one of them is a link to elsewhere."""
+def claim(out: Path, settings: Mapping[str, Any], parts: Collection[str] = PARTS) -> None:
+    """Make OUT and the folders of `parts` ours; DatasetError if one of them is a link to elsewhere."""
     out.mkdir(parents=True, exist_ok=True)
     put(out / MARKER, json.dumps(dict(settings), indent=2, ensure_ascii=False) + "\n")
     for part in PARTS:
@@ -59,7 +65,8 @@ def claim(out: Path, settings: Mapping[str, Any]) -> None:
             for folder in (out / kind, out / kind / part):
                 if folder.is_symlink():
                     raise DatasetError(f"{folder} is a link to {os.readlink(folder)}; remove it and prepare again")
-            (out / kind / part).mkdir(parents=True, exist_ok=True)
+            if part in parts:
+                (out / kind / part).mkdir(parents=True, exist_ok=True)
 
 
 def remove_stale(out: Path, rows: Sequence[Sequence[str]]) -> None:
@@ -81,10 +88,11 @@ def write_manifest(out: Path, rows: Sequence[Sequence[str]]) -> None:
     put(out / MANIFEST, text.getvalue())
 
 
-def write_data_yaml(out: Path, names: Sequence[str]) -> Path:
-    """Ultralytics' dataset file, classes with their meaning beside; its path."""
+def write_data_yaml(out: Path, names: Sequence[str], test: Collection[str] = ()) -> Path:
+    """Ultralytics' dataset file, classes with their meaning beside, the `test` set if there is one; its path."""
     where = yaml.safe_dump({"path": str(out)}, allow_unicode=True, width=1 << 16).rstrip("\n")
     lines = ["# RDD2022 as YOLO labels, written by: rddkit prepare", where, "train: images/train", "val: images/val"]
+    lines += ["test: images/test"] if test else []
     lines += ["names:"]
     for number, name in enumerate(names):
         quoted = yaml.safe_dump({number: name}).rstrip("\n")
@@ -148,6 +156,14 @@ def _kind(source: Path, target: Path) -> str:
     if os.path.samestat(there, wanted):
         return "hardlink"
     return "copied" if (there.st_size, there.st_mtime_ns) == (wanted.st_size, wanted.st_mtime_ns) else ""
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _listed(manifest: Path) -> set[tuple[str, str]]:
