@@ -248,12 +248,18 @@ def _listed(words: str) -> list[str]:
 
 @app.command()
 def download(
-    what: Annotated[str, typer.Argument(metavar="WEIGHTS", help="pretrained weights, such as yolov8s.pt")],
+    what: Annotated[str, typer.Argument(metavar="DIR | WEIGHTS", help="a folder, or weights such as yolov8s.pt")],
+    country: Annotated[str, typer.Option(help="only these, such as Japan,India; left out: the whole release")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="fetch the whole release without asking")] = False,
 ) -> None:
-    """Fetch pretrained weights: the one command that uses the network."""
+    """Fetch RDD2022 into DIR, or pretrained weights: the one command that uses the network."""
     from rddkit import fetch
 
-    out.print(str(fetch.weights(what)), markup=False)
+    if what.endswith(".pt"):
+        out.print(str(fetch.weights(what)), markup=False)
+        return
+    with fetch.Bars(out) as bars:
+        fetch.release(what, _listed(country), yes, bars)
 
 
 def main() -> None:

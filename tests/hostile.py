@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import struct
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -299,3 +300,30 @@ def build(raw: Path, outside: Path) -> dict[str, tuple[str, str, bool]]:
     for number, make in enumerate(HARMLESS.values(), start=len(DEFECTS) + 1):
         make(Place(raw, outside, f"{DOMAIN}_{number:06d}"))
     return expected
+
+
+class Shuffled:
+    """What `os.scandir` gives, in another order."""
+
+    def __init__(self, folder: object, seed: int) -> None:
+        with SCANDIR(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+        self._entries = iter(random.Random(seed).sample(found, len(found)))
+
+    def __enter__(self) -> Shuffled:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __iter__(self) -> Shuffled:
+        return self
+
+    def __next__(self) -> os.DirEntry[str]:
+        return next(self._entries)
+
+    def close(self) -> None:
+        pass
+
+
+SCANDIR: Any = os.scandir

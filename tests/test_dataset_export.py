@@ -48,26 +48,20 @@ def test_numbers_are_read_by_the_export_s_own_names(export: Path) -> None:
 
 def test_without_names_nothing_is_guessed(export: Path) -> None:
     (export / "data.yaml").unlink()
-    with pytest.raises(
-        DatasetError, match="no YAML file that names its classes, .* say nothing; .*--names"
-    ):
+    with pytest.raises(DatasetError, match="no YAML file that names its classes, .* say nothing; .*--names"):
         convert(export)
     assert not (export.parent / "out").exists()
     assert convert(export, names=FIVE)["boxes"]["D40"] == 20
 
 
 def test_names_that_differ_from_the_export_s_are_refused(export: Path) -> None:
-    with pytest.raises(
-        DatasetError, match="--names says D00, D10, D20, D40, .*own YAML says 0 D00, .*3 other"
-    ):
+    with pytest.raises(DatasetError, match="--names says D00, D10, D20, D40, .*own YAML says 0 D00, .*3 other"):
         convert(export, names=["D00", "D10", "D20", "D40"])
 
 
 def test_a_class_by_another_name_is_not_taken_for_ours(export: Path) -> None:
     (export / "data.yaml").write_text(yaml.safe_dump({"names": {0: "D00", 1: "D10", 2: "D20", 3: "pothole"}}))
-    with pytest.raises(
-        DatasetError, match="classes are .*3 pothole; D40 is not among them"
-    ):
+    with pytest.raises(DatasetError, match="classes are .*3 pothole; D40 is not among them"):
         convert(export)
 
 

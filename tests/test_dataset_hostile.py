@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import DEFECTS, HARMLESS, build
+from hostile import DEFECTS, HARMLESS, Shuffled, build
 from test_dataset_sample import hashes
 
 from rddkit.dataset import DatasetError, prepare, read_data_yaml, split_images, summary
@@ -82,8 +80,7 @@ def test_again_and_in_any_order_of_the_folder_the_same_bytes(hostile: Hostile, m
     first = hashes(hostile.out)
     assert prepare(hostile.raw, hostile.out) == hostile.audit and hashes(hostile.out) == first
     shutil.rmtree(hostile.out)
-    listed: Callable[[Any], list[str]] = os.listdir
-    monkeypatch.setattr(os, "listdir", lambda folder: random.Random(5).sample(names := listed(folder), len(names)))
+    monkeypatch.setattr(os, "scandir", lambda folder: Shuffled(folder, 5))
     assert prepare(hostile.raw, hostile.out) == hostile.audit and hashes(hostile.out) == first
 
 

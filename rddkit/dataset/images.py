@@ -85,8 +85,4 @@ def _orientation(image: Image.Image, findings: list[Finding]) -> int:
 
 
 def _ends(file: BinaryIO, size: int, end: bytes) -> bool:
-    before = file.tell()
-    file.seek(max(0, size - len(end)))
-    there = file.read(len(end)) == end
-    file.seek(before)
-    return there
+    return os.pread(file.fileno(), len(end), max(0, size - len(end))) == end

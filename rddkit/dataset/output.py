@@ -107,7 +107,15 @@ def label_path(out: Path, part: str, image: str) -> Path:
 
 
 def put(path: Path, text: str) -> None:
-    """Make `path` hold `text`, whole or not at all; where it does already, its time, which caches look at, stays."""
+    """Make `path` hold `text`, whole or not at all; where it does already, its time, which caches look at, stays.
+
+    One that is not there yet is simply written: a conversion that is stopped leaves no audit, and compares again.
+    """
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            file.write(text.encode())
+        return
     with contextlib.suppress(OSError):
         if not path.is_symlink() and path.read_bytes() == text.encode():
             return
@@ -120,6 +128,10 @@ def place(source: Path, target: Path, copy: bool) -> str:
     Symbolic links come first: they cross file systems and say where the image is from. Ultralytics finds labels by the
     link's own path, and replaces a link rather than write through it when it repairs an image.
     """
+    if not copy:
+        with contextlib.suppress(OSError, NotImplementedError):
+            os.symlink(source, target)
+            return "symlink"
     now = _kind(source, target)
     if now == "copied" or (now and not copy):
         return now

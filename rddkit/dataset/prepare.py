@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
-import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from rddkit import durable, paths
 from rddkit.dataset import output
 from rddkit.dataset.audit import Frame, make_audit
-from rddkit.dataset.classes import chosen_classes, stranger
-from rddkit.dataset.export import class_names, find_export, read_export
-from rddkit.dataset.geometry import fit, yolo_line
-from rddkit.dataset.images import BadImage, look
+from rddkit.dataset.classes import chosen_classes
+from rddkit.dataset.export import class_names, find_export
+from rddkit.dataset.geometry import yolo_line
 from rddkit.dataset.labels import fingerprint
-from rddkit.dataset.layout import Layout, Pair, find, relative
-from rddkit.dataset.problems import DatasetError, Finding, Problem
+from rddkit.dataset.layout import Layout, find, relative
+from rddkit.dataset.measures import measure, worst
+from rddkit.dataset.problems import DatasetError, Problem
+from rddkit.dataset.reading import read_all
 from rddkit.dataset.split import Split, keep_together, split
-from rddkit.dataset.voc import BadAnnotation, read_voc
 
 SCHEMA = 2
 ORIGINS = ("xml", "yolo")
 LEAKAGE = ("auto", "all", "none")
 
 Progress = Callable[[str, int, int], None]
-Ids = Mapping[int, str]
+Places = Sequence[tuple[Frame, str]]  # each image, and the part it goes to
 
 
 def prepare(
@@ -76,13 +76,17 @@ def prepare(
     output.check_places(raw, out, settings)
     ids = class_names(raw, names, chosen) if origin == "yolo" else None
     layout = _only(find_export(raw) if ids else find(raw), countries, leave_out)
-    frames, problems = _read(layout, raw, chosen, ids, on_progress or _silent)
+    report = on_progress or _silent
+    many = len(layout.pairs)
+    frames, problems = read_all(layout.pairs, raw, chosen, ids, lambda done: report("read", done, many))
+    problems = [*layout.problems, *problems]
     parts = _split(frames, raw, problems, val_fraction, block, seed, leave_out)
     parts, leaked = _keep_twins_together(frames, parts, leakage)
     output.claim(out, settings, parts.used)
-    linked = _write(frames, parts, chosen, raw, out, copy, on_progress or _silent)
+    linked = _write(frames, parts, chosen, raw, out, copy, report)
     data_yaml = output.write_data_yaml(out, chosen, parts.test)
     audit = make_audit(frames, chosen, parts, layout, problems, linked)
+    audit |= {"sizes": measure(frames, chosen), "worst": worst(frames)}
     audit |= {"leakage": leaked, "settings": settings, "fingerprint": fingerprint(data_yaml)}
     durable.write_json(out / output.AUDIT, audit)  # last: an OUT with an audit is complete
     return audit
@@ -110,54 +114,6 @@ def _only(layout: Layout, countries: Sequence[str], leave_out: str | None) -> La
         pairs=[pair for pair in layout.pairs if pair.domain in wanted],
         unlabelled={domain: count for domain, count in layout.unlabelled.items() if not countries or domain in wanted},
     )
-
-
-def _read(
-    layout: Layout, raw: Path, names: Sequence[str], ids: Ids | None, on_progress: Progress
-) -> tuple[list[Frame], list[Problem]]:
-    frames: list[Frame] = []
-    problems = list(layout.problems)
-    for done, pair in enumerate(layout.pairs, start=1):
-        try:
-            frame, findings = read_pair(pair, names, ids)
-        except BadAnnotation as error:
-            action = "image left out: without labels it is no negative"
-            problems.append(Problem(relative(pair.labels, raw), str(error), action))
-        except BadImage as error:
-            problems.append(Problem(relative(pair.image, raw), str(error), "left out"))
-        else:
-            frames.append(frame)
-            problems += [Problem(relative(pair.labels, raw), *finding) for finding in findings]
-            problems += [Problem(relative(pair.image, raw), *finding) for finding in frame.picture.findings]
-        on_progress("read", done, len(layout.pairs))
-    return frames, problems
-
-
-def read_pair(pair: Pair, names: Sequence[str], ids: Ids | None = None) -> tuple[Frame, list[Finding]]:
-    """One image with its boxes of the classes `names`, from XML, or from a label file whose numbers `ids` tells.
-
-    Raises BadAnnotation or BadImage if either file is useless.
-    """
-    annotation = read_voc(pair.labels) if ids is None else None
-    picture = look(pair.image)
-    annotation = annotation or read_export(pair.labels, ids or {}, picture)
-    wanted = [box for box in annotation.boxes if box.label in names]
-    left_out = tuple(box.label for box in annotation.boxes if box.label not in names)
-    boxes, findings = fit(wanted, annotation.size, picture, whole=ids is None)
-    findings = [*annotation.findings, *findings]
-    if ids is None:
-        findings += [finding for label in dict.fromkeys(left_out) if (finding := stranger(label))]
-    named = annotation.filename
-    if named and _stem(named) != _stem(pair.image.name):
-        said = f"XML names another image ({named[:80]!r})"
-        findings.append(Finding(said, "paired by its own name; look at this one"))
-    return Frame(pair, picture, tuple(boxes), left_out), findings
-
-
-def _stem(name: str) -> str:
-    """Without folders, ending and case: the XML's own idea of its image is often of another machine."""
-    name = re.split(r"[/\\]", name)[-1]
-    return unicodedata.normalize("NFC", name.rpartition(".")[0] or name).casefold()
 
 
 def _split(
@@ -200,12 +156,31 @@ def _write(
     (out / output.AUDIT).unlink(missing_ok=True)  # until this conversion is complete there is none
     output.remove_stale(out, rows)
     output.write_manifest(out, rows)
+    stopped = threading.Event()
+    with ThreadPoolExecutor(1) as pool:  # beside the images: other folders, so neither waits for the other
+        labels = pool.submit(_write_labels, places, names, out, stopped)
+        try:
+            linked = _write_images(places, out, copy, on_progress)
+        except BaseException:
+            stopped.set()
+            raise
+        labels.result()
+    return linked
+
+
+def _write_labels(places: Places, names: Sequence[str], out: Path, stopped: threading.Event) -> None:
+    numbers = {name: number for number, name in enumerate(names)}
+    for frame, part in places:
+        if stopped.is_set():
+            return
+        lines = [yolo_line(numbers[box.label], box, frame.picture) + "\n" for box in frame.boxes]
+        output.put(output.label_path(out, part, frame.pair.name), "".join(lines))
+
+
+def _write_images(places: Places, out: Path, copy: bool, on_progress: Progress) -> dict[str, int]:
     linked = {"symlink": 0, "hardlink": 0, "copied": 0}
     for done, (frame, part) in enumerate(places, start=1):
-        name = frame.pair.name
-        lines = [yolo_line(names.index(box.label), box, frame.picture) + "\n" for box in frame.boxes]
-        output.put(output.label_path(out, part, name), "".join(lines))
-        linked[output.place(frame.pair.image, out / "images" / part / name, copy)] += 1
+        linked[output.place(frame.pair.image, out / "images" / part / frame.pair.name, copy)] += 1
         on_progress("write", done, len(places))
     return linked
 
