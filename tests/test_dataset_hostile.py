@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from hostile import DEFECTS, HARMLESS, Shuffled, build
 from test_dataset_sample import hashes
 
 from rddkit.dataset import DatasetError, prepare, read_data_yaml, split_images, summary
+from rddkit.dataset.files import why_not
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pipes, devices and names of any bytes")
 
@@ -114,3 +116,9 @@ def test_a_name_that_ultralytics_cannot_look_into_is_refused_before_anything_is_
     with pytest.raises(DatasetError, match=r"the name of RAW \(.*raw\\xe9\) is not UTF-8"):
         prepare(folder, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir() if path != folder) == ["raw"]
+
+
+def test_a_file_that_may_not_be_read_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    denied = PermissionError(errno.EACCES, "Permission denied")  # a root, as tests may run, may read everything
+    assert why_not(tmp_path / "a.jpg", denied) == "cannot be read: Permission denied"

@@ -336,3 +336,27 @@ def test_a_country_left_out_is_the_test_set_and_in_no_other(raw: Path, out: Path
 def test_without_a_test_set_there_is_no_folder_for_one(raw: Path, out: Path) -> None:
     prepare(raw, out)
     assert not (out / "images" / "test").exists() and "test:" not in (out / "rdd2022.yaml").read_text()
+
+
+def test_the_command_chooses_countries_and_leaves_one_out(raw: Path, out: Path, run_cli: Any) -> None:
+    for number in range(6):
+        add(raw, f"Czech_{number:06d}", box("D40"))
+    words = ["--countries", "Japan, India", "--leave-out", "India", "--classes", "six", "--leakage", "all"]
+    done = run_cli("prepare", str(raw), str(out), *words)
+    assert done.returncode == 0, done.stderr
+    audit = json.loads((out / "audit.json").read_text(encoding="utf-8"))
+    assert sorted(audit["by_domain"]) == ["India", "Japan"] and audit["splits"]["test"]["images"] == 6
+    assert list(audit["boxes"]) == ["D00", "D01", "D10", "D11", "D20", "D40"]
+    again = run_cli("prepare", str(raw), str(out))
+    assert again.returncode == 2 and "other settings (classes" in again.stderr
+    wrong = run_cli("prepare", str(raw), str(out.with_name("other")), "--leakage", "some")
+    assert wrong.returncode == 2 and "--leakage 'some' is none of auto, all, none" in wrong.stderr
+
+
+def test_a_set_of_an_older_version_is_left_alone(raw: Path, out: Path) -> None:
+    prepare(raw, out)
+    (out / "prepare.json").write_text('{"schema": 1}')
+    before = hashes(out)
+    with pytest.raises(DatasetError, match="prepared by another version of rddkit; choose another folder or delete"):
+        prepare(raw, out)
+    assert hashes(out) == before

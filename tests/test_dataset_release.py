@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import yaml
 from hostile import annotation, box, jpeg
+from rich.console import Console
 from server import Server
 
-from rddkit import transfer
+from rddkit import fetch, transfer
 from rddkit.dataset import DatasetError, prepare, release, unpack
 from rddkit.dataset.unpack import unpack as unpack_into
 
@@ -183,6 +184,16 @@ def test_the_command_asks_before_it_fetches_all(run_cli: Any, tmp_path: Path) ->
     assert done.returncode == 2 and "did you mean 'Czech'" in done.stderr
 
 
+def test_sizes_are_said_before_anything_is_fetched_and_the_next_command_after(world: World, tmp_path: Path) -> None:
+    (tmp_path / "release.yaml").write_text(yaml.safe_dump(world.release))
+    told = io.StringIO()
+    with fetch.Bars(Console(file=told, width=200)) as bars:
+        fetch.release(str(world.folder), ["Norway"], False, bars, tmp_path / "release.yaml")
+    said = told.getvalue()
+    assert said.index("Norway             0.00 GB") < said.index(f"Norway: {world.folder}/Norway")
+    assert said.splitlines()[-1] == f"next: rddkit prepare {world.folder} data/rdd2022"
+
+
 # What an archive may hold
 
 
@@ -318,8 +329,3 @@ def test_zip64_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 5)
     (tmp_path / "a.zip").write_bytes(zipped(country("Norway")))
     assert (unpack_into(tmp_path / "a.zip", "Norway", tmp_path) / "train").is_dir()
-
-
-def test_the_release_can_be_read_from_another_file(tmp_path: Path, world: World) -> None:
-    (tmp_path / "release.yaml").write_text(yaml.safe_dump(world.release))
-    assert release.read(tmp_path / "release.yaml") == world.release

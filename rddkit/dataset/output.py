@@ -50,6 +50,8 @@ def check_places(raw: Path, out: Path, settings: Mapping[str, Any]) -> None:
     except ValueError:
         before = {}
     before = before if isinstance(before, dict) else {}
+    if before.get("schema") != settings["schema"]:
+        raise DatasetError(f"{out} was prepared by another version of rddkit; choose another folder or delete that one")
     changed = [key for key in settings if before.get(key) != settings[key]]
     if changed:
         told = ", ".join(f"{key} {before.get(key)!r}, now {settings[key]!r}" for key in changed)

@@ -72,6 +72,7 @@ def prepare(
         "val_fraction": val_fraction,
         "block": block,
         "seed": seed,
+        "leakage": leakage,
     }
     output.check_places(raw, out, settings)
     ids = class_names(raw, names, chosen) if origin == "yolo" else None
