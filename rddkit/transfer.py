@@ -110,6 +110,8 @@ def _ask(address: str, part: Path, said: Path, span: Span | None, on_progress: P
             return False
         answer.raise_for_status()
         if span and answer.status_code != 206:
+            part.unlink(missing_ok=True)  # of a file that has changed since
+            said.unlink(missing_ok=True)
             raise TransferError(f"{address}: its server gives no ranges, so that no piece of it can be fetched")
         if answer.status_code not in (200, 206) or "html" in answer.headers.get("Content-Type", ""):
             raise TransferError(f"{address}: its server answers with a page ({answer.status_code}), not with the file")

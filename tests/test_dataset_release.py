@@ -184,6 +184,21 @@ def test_the_command_asks_before_it_fetches_all(run_cli: Any, tmp_path: Path) ->
     assert done.returncode == 2 and "did you mean 'Czech'" in done.stderr
 
 
+def test_what_came_of_the_whole_is_not_given_up_for_another_address(world: World) -> None:
+    def fall_silent(what: str, have: int, size: int | None) -> None:
+        if have > 3_000:
+            world.server.cut = 0
+
+    world.server.cut = 1_000
+    with pytest.raises(DatasetError, match=r"Japan: .*5 times in a row; .* bytes are kept in .*: the same command"):
+        release.download(world.folder, "Japan", world.release, world.said.append, fall_silent)
+    assert ".Japan.zip.part" in world.here() and "Japan" not in {name for name, _ in world.server.asked}
+    world.server.cut = None
+    before = world.server.sent
+    world.download("Japan")
+    assert world.server.sent - before < len(world.archives["Japan"]) and world.here() == ["Japan", "download.json"]
+
+
 def test_sizes_are_said_before_anything_is_fetched_and_the_next_command_after(world: World, tmp_path: Path) -> None:
     (tmp_path / "release.yaml").write_text(yaml.safe_dump(world.release))
     told = io.StringIO()

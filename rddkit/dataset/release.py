@@ -119,6 +119,8 @@ def _fetch(archive: Path, country: str, release: dict[str, Any], say: Say, on_pr
             if way(archive, country, release, on_progress):
                 return
         except transfer.TransferError as error:
+            if archive.with_name(archive.name + transfer.PART).exists():  # another way would begin again
+                raise DatasetError(f"{country}: {error}") from error
             failed.append(str(error))
             say(f"{country}: {error}")
     where = archive.parent / release["whole"]["name"]
