@@ -215,26 +215,51 @@ def prepare(
     raw: Annotated[Path, typer.Argument(metavar="RAW")],
     out_folder: Annotated[Path, typer.Argument(metavar="OUT")],
     classes: Annotated[str, typer.Option(help="official, six, all, or a list such as D00,D40")] = "official",
+    countries: Annotated[str, typer.Option(help="only these, such as Japan,India")] = "",
+    leave_out: Annotated[str | None, typer.Option(help="this country becomes the test set, as a whole")] = None,
+    origin: Annotated[str, typer.Option("--from", help="xml (RDD2022), or yolo: an export made elsewhere")] = "xml",
+    names: Annotated[str, typer.Option(help="an export's classes in the order of their numbers: D00,D10,D20,D40")] = "",
+    leakage: Annotated[str, typer.Option(help="near-twins across the split: auto, all (minutes) or none")] = "auto",
     copy: Annotated[bool, typer.Option("--copy", help="copy images instead of linking them")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="exit 1 if anything was dropped or repaired")] = False,
 ) -> None:
     """Turn RDD2022's XML into a YOLO data set, audited and split: OUT/rdd2022.yaml and OUT/audit.json."""
     from rddkit import dataset
 
-    audit = dataset.prepare(raw, out_folder, classes=classes, copy=copy)
+    audit = dataset.prepare(
+        raw,
+        out_folder,
+        classes=classes,
+        copy=copy,
+        countries=_listed(countries),
+        leave_out=leave_out,
+        origin=origin,
+        names=_listed(names),
+        leakage=leakage,
+    )
     out.print(dataset.summary(audit), markup=False)
     if strict and audit["problems"]:
         raise typer.Exit(1)
 
 
+def _listed(words: str) -> list[str]:
+    return [word.strip() for word in words.split(",") if word.strip()]
+
+
 @app.command()
 def download(
-    what: Annotated[str, typer.Argument(metavar="WEIGHTS", help="pretrained weights, such as yolov8s.pt")],
+    what: Annotated[str, typer.Argument(metavar="DIR | WEIGHTS", help="a folder, or weights such as yolov8s.pt")],
+    country: Annotated[str, typer.Option(help="only these, such as Japan,India; left out: the whole release")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="fetch the whole release without asking")] = False,
 ) -> None:
-    """Fetch pretrained weights: the one command that uses the network."""
+    """Fetch RDD2022 into DIR, or pretrained weights: the one command that uses the network."""
     from rddkit import fetch
 
-    out.print(str(fetch.weights(what)), markup=False)
+    if what.endswith(".pt"):
+        out.print(str(fetch.weights(what)), markup=False)
+        return
+    with fetch.Bars(out) as bars:
+        fetch.release(what, _listed(country), yes, bars)
 
 
 def main() -> None:

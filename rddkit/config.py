@@ -260,7 +260,8 @@ def find_data(data: str) -> str:
     if Path(data).is_file():
         return data
     raise ConfigError(
-        f"no data set at {data}. From the official release: rddkit prepare RDD2022_FOLDER {Path(data).parent}; "
+        f"no data set at {data}. From the official release: rddkit download RDD2022 (13 GB, or --country Czech), then "
+        f"rddkit prepare RDD2022 {Path(data).parent}; "
         f"to try without it: rddkit sample data/raw-sample && rddkit prepare data/raw-sample data/sample"
     )
 

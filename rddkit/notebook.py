@@ -81,14 +81,26 @@ def find_dataset(config_file: str, overrides: Any = None, raw: str | None = None
         return None
 
 
-def show_audit(data: Path | None) -> None:
-    """What the data set holds, from the audit.json that `rddkit prepare` wrote beside it."""
+def read_audit(data: Path | None) -> dict[str, Any] | None:
+    """The audit.json that `rddkit prepare` wrote beside the data set; None, and why is printed, where there is none."""
     if data is None:
         print("No data set yet: the text above says how to make one; then run this notebook again.")
-    elif (audit := data.with_name("audit.json")).is_file():
-        print(dataset.summary(json.loads(audit.read_text(encoding="utf-8"))))
-    else:
+        return None
+    if not (audit := data.with_name("audit.json")).is_file():
         print(f"no audit.json beside {data}: the set was not made by rddkit prepare, or that was interrupted")
+        return None
+    content: dict[str, Any] = json.loads(audit.read_text(encoding="utf-8"))
+    if "sizes" not in content:
+        print(f"{audit} was written by an older rddkit: prepare the data set again, into another folder")
+        return None
+    return content
+
+
+def show_audit(audit: Mapping[str, Any] | None) -> None:
+    """What the data set holds, what was wrong with it, and what of it will hurt."""
+    if audit is not None:
+        print(dataset.summary(audit))
+        print("\nWhat will hurt:", *(dataset.warnings(audit) or ["nothing that the numbers show"]), sep="\n  ")
 
 
 def show_boxes(data: Path | None, split: str = "train", images: int = 9) -> None:
@@ -96,11 +108,23 @@ def show_boxes(data: Path | None, split: str = "train", images: int = 9) -> None
     if data is None:
         print("No data set, no pictures.")
         return
-    classes = list(dataset.read_data_yaml(data).names.values())
-    sheet = exhibits.draw_boxes(dataset.labelled_images(data, split, limit=images), classes)
+    _show_sheet(data, dataset.labelled_images(data, split, limit=images), f"labelled images of {split}")
+
+
+def show_worst(data: Path | None, audit: Mapping[str, Any] | None) -> None:
+    """The hardest images, with their boxes: rows of three for each reason that the audit has for its choice."""
+    if data is None or audit is None:
+        return
+    for reason, names in audit["worst"].items():
+        print(f"{reason}: {', '.join(names[: exhibits.ACROSS])}")
+        _show_sheet(data, dataset.named_images(data, names[: exhibits.ACROSS]), reason)
+
+
+def _show_sheet(data: Path, labelled: Sequence[Any], what: str) -> None:
+    sheet = exhibits.draw_boxes(labelled, list(dataset.read_data_yaml(data).names.values()))
     content = io.BytesIO()
     sheet.save(content, "JPEG", quality=80)
-    show(_image(data=content.getvalue(), format="jpeg", alt=f"labelled images of {data.parent.name}/{split}"))
+    show(_image(data=content.getvalue(), format="jpeg", alt=f"{what}, {data.parent.name}"))
 
 
 def show_plan(settings: Mapping[str, Any]) -> None:

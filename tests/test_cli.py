@@ -110,8 +110,13 @@ def test_preparing_what_is_not_there_is_exit_2(root: Path, call: Any) -> None:
 
 
 def test_weights_of_no_name_are_exit_2(call: Any) -> None:
+    code, _, errors = call("download", "../yolov8s.pt")
+    assert (code, errors) == (2, "rddkit: '../yolov8s.pt' is not the name of weights, such as yolov8s.pt\n")
+
+
+def test_weights_without_their_ending_are_not_taken_for_a_wish_for_13_gb(call: Any) -> None:
     code, _, errors = call("download", "yolov8s")
-    assert (code, errors) == (2, "rddkit: 'yolov8s' is not the name of weights, such as yolov8s.pt\n")
+    assert code == 2 and "names of weights end in .pt, such as yolov8s.pt" in errors
 
 
 def test_doctor_says_what_this_machine_is(call: Any) -> None:

@@ -251,7 +251,7 @@ def test_unknown_models_are_refused() -> None:
 
 
 def test_missing_data_names_the_commands_that_make_it(root: Path) -> None:
-    with pytest.raises(ConfigError, match="no data set at /no/where.yaml. From the official release: rddkit prepare"):
+    with pytest.raises(ConfigError, match="no data set at /no/where.yaml. From the official release: rddkit download"):
         config.find_data("/no/where.yaml")
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hostile import Shuffled
 from PIL import Image
 from test_dataset_sample import hashes
 
@@ -57,18 +56,23 @@ def told(audit: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no real images in {REAL}")
-def test_the_real_sample_gives_the_known_counts_and_the_same_bytes_again(tmp_path: Path) -> None:
+def test_the_real_sample_gives_the_known_counts_and_the_same_bytes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "rdd-sample"
     audit = prepare(REAL, out)
     assert audit["images"] == 407
     assert audit["boxes"] == {"D00": 419, "D10": 244, "D20": 146, "D40": 107}
     assert audit["left_out"] == {"Block crack": 3, "D43": 1, "D44": 5, "D50": 5, "Repair": 107}
     assert audit["by_domain"]["China_MotorBike"]["unlabelled_test_images"] == 12
-    assert {part: audit["splits"][part]["images"] for part in ("train", "val")} == {"train": 343, "val": 64}
+    assert {part: audit["splits"][part]["images"] for part in ("train", "val")} == {"train": 350, "val": 57}
     assert audit["problems"] == [] and audit["linked"]["symlink"] == 407
     first = hashes(out)
     shutil.rmtree(out)
     assert prepare(REAL, out) == audit and hashes(out) == first
+    assert prepare(REAL, out) == audit and hashes(out) == first
+    shutil.rmtree(out)
+    monkeypatch.setattr(os, "scandir", lambda folder: Shuffled(folder, 9))
     assert prepare(REAL, out) == audit and hashes(out) == first
     assert "916 boxes" in summary(audit) and "121 boxes of other labels left out" in summary(audit)
 
@@ -93,8 +97,7 @@ def test_the_order_of_the_folder_does_not_matter(raw: Path, out: Path, monkeypat
     prepare(raw, out)
     first = hashes(out)
     shutil.rmtree(out)
-    listed: Callable[[Any], list[str]] = os.listdir
-    monkeypatch.setattr(os, "listdir", lambda folder: random.Random(3).sample(names := listed(folder), len(names)))
+    monkeypatch.setattr(os, "scandir", lambda folder: Shuffled(folder, 3))
     prepare(raw, out)
     assert hashes(out) == first
 
@@ -305,3 +308,55 @@ def test_a_dataset_file_that_says_too_little_is_one_clear_error(tmp_path: Path) 
     (tmp_path / "empty.yaml").write_text("train: a\nval: b\nnames: [D00]\n")
     with pytest.raises(DatasetError, match="no images for train"):
         fingerprint(tmp_path / "empty.yaml")
+
+
+def test_only_the_countries_asked_for_are_taken(raw: Path, out: Path) -> None:
+    assert list(prepare(raw, out, countries=["India"])["by_domain"]) == ["India"]
+    assert {path.name[:5] for path in out.glob("images/*/*")} == {"India"}
+    with pytest.raises(DatasetError, match="no labelled images of 'Jpan' here; did you mean 'Japan'.*India, Japan"):
+        prepare(raw, out.with_name("typo"), countries=["Jpan"])
+    with pytest.raises(DatasetError, match="other settings .*countries"):
+        prepare(raw, out)
+
+
+def test_a_country_left_out_is_the_test_set_and_in_no_other(raw: Path, out: Path) -> None:
+    audit = prepare(raw, out, leave_out="Japan")
+    assert audit["splits"]["test"]["images"] == 6 == len(list(out.glob("images/test/Japan*")))
+    assert {path.name[:5] for part in ("train", "val") for path in (out / "images" / part).iterdir()} == {"India"}
+    assert audit["by_domain"]["Japan"]["test"] == 6 and audit["by_domain"]["Japan"]["train"] == 0
+    assert "Japan: left out of train and val, all 6 images are the test set" in audit["notes"]
+    assert len(dataset.split_images(read_data_yaml(out / "rdd2022.yaml"), "test")) == 6
+    assert "   test" in summary(audit)
+    with pytest.raises(DatasetError, match="leaves nothing to train on"):
+        prepare(raw, out.with_name("one"), leave_out="Japan", countries=["Japan"])
+    with pytest.raises(DatasetError, match="--leave-out Japan is not among --countries India"):
+        prepare(raw, out.with_name("one"), leave_out="Japan", countries=["India"])
+
+
+def test_without_a_test_set_there_is_no_folder_for_one(raw: Path, out: Path) -> None:
+    prepare(raw, out)
+    assert not (out / "images" / "test").exists() and "test:" not in (out / "rdd2022.yaml").read_text()
+
+
+def test_the_command_chooses_countries_and_leaves_one_out(raw: Path, out: Path, run_cli: Any) -> None:
+    for number in range(6):
+        add(raw, f"Czech_{number:06d}", box("D40"))
+    words = ["--countries", "Japan, India", "--leave-out", "India", "--classes", "six", "--leakage", "all"]
+    done = run_cli("prepare", str(raw), str(out), *words)
+    assert done.returncode == 0, done.stderr
+    audit = json.loads((out / "audit.json").read_text(encoding="utf-8"))
+    assert sorted(audit["by_domain"]) == ["India", "Japan"] and audit["splits"]["test"]["images"] == 6
+    assert list(audit["boxes"]) == ["D00", "D01", "D10", "D11", "D20", "D40"]
+    again = run_cli("prepare", str(raw), str(out))
+    assert again.returncode == 2 and "other settings (classes" in again.stderr
+    wrong = run_cli("prepare", str(raw), str(out.with_name("other")), "--leakage", "some")
+    assert wrong.returncode == 2 and "--leakage 'some' is none of auto, all, none" in wrong.stderr
+
+
+def test_a_set_of_an_older_version_is_left_alone(raw: Path, out: Path) -> None:
+    prepare(raw, out)
+    (out / "prepare.json").write_text('{"schema": 1}')
+    before = hashes(out)
+    with pytest.raises(DatasetError, match="prepared by another version of rddkit; choose another folder or delete"):
+        prepare(raw, out)
+    assert hashes(out) == before

@@ -68,3 +68,25 @@ def test_both_sides_always_get_something_and_val_is_near_its_share(
     parts = split({"X": names}, val_fraction, block, seed)
     assert 0 < len(parts.val) < len(names)
     assert abs(len(parts.val) - val_fraction * len(names)) <= max(1, min(block, val_fraction * len(names)))
+
+
+def test_val_has_nearly_its_share_of_rare_classes_and_negatives() -> None:
+    draw = random.Random(2)
+    labels = {name: draw.choices([(), ("D00",), ("D00", "D40")], [5, 4, 1])[0] for name in DRIVE}
+    for start in (40, 200):  # potholes come in clusters
+        labels |= {f"Japan_{number:06d}.jpg": ("D40", "D40") for number in range(start, start + 30)}
+    for seed in range(5):
+        val = split({"Japan": DRIVE}, 0.2, 20, seed, labels).val
+        for wanted in ("D00", "D40"):
+            whole = sum(labels[name].count(wanted) for name in DRIVE)
+            assert abs(sum(labels[name].count(wanted) for name in val) / whole - 0.2) < 0.06
+        negatives = sum(not labels[name] for name in DRIVE)
+        assert abs(sum(not labels[name] for name in val) / negatives - 0.2) < 0.06
+
+
+def test_a_domain_left_out_is_the_test_set_and_moves_no_other() -> None:
+    india = [f"India_{number}.jpg" for number in range(50)]
+    alone = split({"Japan": DRIVE}, 0.15, 20, 42)
+    parts = split({"Japan": DRIVE, "India": india}, 0.15, 20, 42, leave_out="India")
+    assert parts.test == set(india) and parts.val == alone.val
+    assert parts.part("India_3.jpg") == "test" and parts.used == ("train", "val", "test")

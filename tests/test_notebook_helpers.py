@@ -183,10 +183,19 @@ def test_a_data_set_that_is_not_there_says_what_to_run(root: Path, capsys: pytes
     (root / "configs" / "c.yaml").write_text("model: yolov8n.yaml\ndata: nowhere/rdd2022.yaml\n")
     found = notebook.find_dataset("configs/c.yaml")
     assert found is None
-    notebook.show_audit(found)
+    audit = notebook.read_audit(found)
+    assert audit is None
+    notebook.show_audit(audit)
     notebook.show_boxes(found)
+    notebook.show_worst(found, audit)
     said = capsys.readouterr().out
     assert "rddkit prepare" in said and "run this notebook again" in said
+
+
+def test_an_audit_of_an_older_version_is_told_and_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "audit.json").write_text('{"images": 3}')
+    assert notebook.read_audit(tmp_path / "rdd2022.yaml") is None
+    assert "written by an older rddkit: prepare the data set again" in capsys.readouterr().out
 
 
 def test_the_plan_says_what_a_small_batch_means(root: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

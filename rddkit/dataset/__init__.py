@@ -5,7 +5,8 @@ from typing import Any
 
 from rddkit.dataset.audit import summary
 from rddkit.dataset.classes import CLASS_NAMES, OFFICIAL, chosen_classes, described
-from rddkit.dataset.labels import DataYaml, fingerprint, labelled_images, read_data_yaml, split_images
+from rddkit.dataset.labels import DataYaml, fingerprint, labelled_images, named_images, read_data_yaml, split_images
+from rddkit.dataset.measures import warnings
 from rddkit.dataset.prepare import prepare
 from rddkit.dataset.problems import DatasetError
 from rddkit.dataset.subset import write_subset
@@ -19,10 +20,12 @@ __all__ = [
     "described",
     "fingerprint",
     "labelled_images",
+    "named_images",
     "prepare",
     "read_data_yaml",
     "split_images",
     "summary",
+    "warnings",
     "write_sample",
     "write_subset",
 ]

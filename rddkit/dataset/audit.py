@@ -47,19 +47,17 @@ def make_audit(
     linked: Mapping[str, int],
 ) -> dict[str, Any]:
     """The content of `audit.json` but for its settings and fingerprint; keys in a fixed order."""
-    by_part = {
-        "train": [frame for frame in frames if frame.pair.name not in parts.val],
-        "val": [frame for frame in frames if frame.pair.name in parts.val],
-    }
+    by_part: dict[str, list[Frame]] = {part: [] for part in parts.used}
+    for frame in frames:
+        by_part[parts.part(frame.pair.name)].append(frame)
     by_domain: dict[str, Any] = {}
     for domain in sorted({frame.pair.domain for frame in frames} | set(layout.unlabelled)):
         own = [frame for frame in frames if frame.pair.domain == domain]
-        in_val = sum(frame.pair.name in parts.val for frame in own)
+        placed = Counter(parts.part(frame.pair.name) for frame in own)
         blocks, blocks_in_val = parts.blocks.get(domain, (0, 0))
         by_domain[domain] = {
             **count(own, names),
-            "train": len(own) - in_val,
-            "val": in_val,
+            **{part: placed[part] for part in parts.used},
             "blocks": blocks,
             "blocks_in_val": blocks_in_val,
             "unlabelled_test_images": layout.unlabelled.get(domain, 0),
@@ -82,18 +80,18 @@ def summary(audit: Mapping[str, Any]) -> str:
     boxes, left_out, problems = audit["boxes"], audit["left_out"], audit["problems"]
     splits, width = audit["splits"], max(len(described(name)) for name in audit["boxes"])
     lines = [f"{audit['images']} images ({audit['negatives']} negatives), {sum(boxes.values())} boxes", ""]
-    lines.append(f"  {'':{width}}  {'boxes':>7} {'train':>7} {'val':>7}")
+    lines.append(f"  {'':{width}}  {'boxes':>7} " + " ".join(f"{part:>7}" for part in splits))
     for name, number in boxes.items():
-        parts = (splits[part]["boxes"][name] for part in ("train", "val"))
-        lines.append(f"  {described(name):{width}}  {number:7} " + " ".join(f"{part:7}" for part in parts))
+        placed = " ".join(f"{own['boxes'][name]:7}" for own in splits.values())
+        lines.append(f"  {described(name):{width}}  {number:7} {placed}")
     for title in ("images", "negatives"):
-        lines.append(f"  {title:{width}}  {audit[title]:7} {splits['train'][title]:7} {splits['val'][title]:7}")
+        lines.append(f"  {title:{width}}  {audit[title]:7} " + " ".join(f"{own[title]:7}" for own in splits.values()))
     widest = max(len(domain) for domain in audit["by_domain"])
     lines.append("")
     for domain, own in audit["by_domain"].items():
         unlabelled = own["unlabelled_test_images"]
         more = f", {unlabelled} unlabelled test images not used" if unlabelled else ""
-        lines.append(f"  {domain:{widest}}  train {own['train']:5}  val {own['val']:5}{more}")
+        lines.append(f"  {domain:{widest}}  " + "  ".join(f"{part} {own[part]:5}" for part in splits) + more)
     lines.append("")
     if left_out:
         told = ", ".join(f"{described(label)} {number}" for label, number in left_out.items())
@@ -101,9 +99,23 @@ def summary(audit: Mapping[str, Any]) -> str:
     if audit["linked"]["copied"]:
         lines.append(f"{audit['linked']['copied']} images are copies, the others links")
     lines += audit["notes"]
+    if "leakage" in audit:
+        lines.append(leaked(audit["leakage"]))
     for problem in problems[:SHOWN]:
         lines.append(f"{problem['file']}: {problem['problem']}; {problem['action']}")
     if len(problems) > SHOWN:
         lines.append(f"... and {len(problems) - SHOWN} more problems in audit.json")
     lines.append(f"{len(problems)} problems" if problems else "no problems")
     return "\n".join(lines)
+
+
+def leaked(leakage: Mapping[str, Any]) -> str:
+    """In a sentence or two: how many images in val have a near-twin in train, and how many moved so that none has."""
+    if not leakage["images"]:
+        return "leakage: not looked for"
+    moved = f"; {leakage['moved']} went to the side of their twins" if leakage["moved"] else ""
+    return (
+        f"leakage: {leakage['twins']} of {leakage['val']} images in val have a near-twin in train{moved} "
+        f"(at most {leakage['threshold']} of 128 bits differ; looked at {leakage['images']} of {leakage['of']} images: "
+        f"{leakage['looked_at']})"
+    )

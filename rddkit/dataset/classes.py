@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Sequence
 
-from rddkit.dataset.problems import DatasetError
+from rddkit.dataset.problems import DatasetError, Finding
 
 # Names of the release: Arya et al., RDD2022, Geoscience Data Journal 11(4), 2024, tables 1 and 2; those without a
 # number come from the China and Norway contributors.
@@ -59,3 +60,15 @@ def described(label: str) -> str:
     """`D00 longitudinal crack`: a label with its meaning; one not of the release stays as it is."""
     meaning = CLASS_NAMES.get(label)
     return label if meaning is None or label.lower() == meaning else f"{label} {meaning}"
+
+
+@functools.lru_cache(maxsize=1024)
+def stranger(label: str) -> Finding | None:
+    """What is to be said of a label that the release does not have: a misspelling is told, and never corrected."""
+    if label in CLASS_NAMES:
+        return None
+    near = difflib.get_close_matches(label, CLASS_NAMES, n=1, cutoff=0.5)
+    hint = f"; the nearest is {near[0]}" if near else ""
+    return Finding(
+        f"no class of the release is called {ascii(label)}{hint}", "boxes left out: correct the XML if they are one"
+    )

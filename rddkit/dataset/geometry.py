@@ -9,6 +9,7 @@ from rddkit.dataset.problems import Finding
 from rddkit.dataset.voc import Box
 
 ASPECT_TOLERANCE = 0.01  # relative; a resized copy is off by a rounded pixel, a different picture by more
+ROUNDING = 0.01  # pixels; what six decimals of a fraction leave of a whole number
 SMALLEST = 1.0  # pixels; a side below one covers nothing a detector can see
 
 Point = tuple[float, float]
@@ -16,19 +17,28 @@ Turn = Callable[[float, float], Point]
 
 
 class Picture(NamedTuple):
-    """An image as trainers see it (EXIF orientation applied): width and height in pixels, and that orientation, 1-8."""
+    """An image as trainers see it (EXIF orientation applied): width and height in pixels, and that orientation, 1-8.
+
+    `findings` say what is odd about the file itself.
+    """
 
     width: int
     height: int
     orientation: int = 1
+    findings: tuple[Finding, ...] = ()
 
 
-def fit(boxes: Iterable[Box], xml_size: tuple[int, int] | None, picture: Picture) -> tuple[list[Box], list[Finding]]:
-    """The boxes in pixels of `picture`, ordered, inside it and each once, and what had to be done for that."""
+def fit(
+    boxes: Iterable[Box], xml_size: tuple[int, int] | None, picture: Picture, whole: bool = True
+) -> tuple[list[Box], list[Finding]]:
+    """The boxes in pixels of `picture`, ordered, inside it and each once, and what had to be done for that.
+
+    `whole` says that corners should be whole pixels, as in XML they are.
+    """
     turn, findings = frame(xml_size, picture)
-    kept: list[Box] = []
+    kept: dict[Box, None] = {}  # ordered, and looked into quickly: one file can hold tens of thousands
     for box in boxes:
-        fitted, finding = _fit_one(box, turn, picture)
+        fitted, finding = _fit_one(box, turn, picture, whole)
         if finding is not None:
             findings.append(finding)
         if fitted is None:
@@ -36,8 +46,8 @@ def fit(boxes: Iterable[Box], xml_size: tuple[int, int] | None, picture: Picture
         if fitted in kept:
             findings.append(Finding(f"{_words(box)} is there twice", "second one dropped"))
             continue
-        kept.append(fitted)
-    return kept, findings
+        kept[fitted] = None
+    return list(kept), findings
 
 
 def frame(xml_size: tuple[int, int] | None, picture: Picture) -> tuple[Turn, list[Finding]]:
@@ -47,7 +57,7 @@ def frame(xml_size: tuple[int, int] | None, picture: Picture) -> tuple[Turn, lis
     (scale), width and height exchanged under an EXIF rotation means boxes drawn on the stored image (turn them with
     it); anything else leaves the corners as pixels of the image, which is how most tools read them.
     """
-    width, height, orientation = picture
+    width, height, orientation = picture[:3]
     if xml_size == (width, height):
         if orientation == 1 or (orientation > 4 and width != height):
             return _same, []
@@ -73,7 +83,7 @@ def yolo_line(class_id: int, box: Box, picture: Picture) -> str:
     )
 
 
-def _fit_one(box: Box, turn: Turn, picture: Picture) -> tuple[Box | None, Finding | None]:
+def _fit_one(box: Box, turn: Turn, picture: Picture, whole: bool) -> tuple[Box | None, Finding | None]:
     ax, ay = turn(box.x1, box.y1)
     bx, by = turn(box.x2, box.y2)
     x1, x2, y1, y2 = min(ax, bx), max(ax, bx), min(ay, by), max(ay, by)
@@ -82,11 +92,12 @@ def _fit_one(box: Box, turn: Turn, picture: Picture) -> tuple[Box | None, Findin
         return None, Finding(f"{_words(box)} has no area", "box dropped")
     if inside.x2 - inside.x1 < SMALLEST or inside.y2 - inside.y1 < SMALLEST:
         return None, Finding(f"{_words(box)} lies outside the image", "box dropped")
-    if inside[1:] != (x1, y1, x2, y2):
+    out = max(-x1, -y1, x2 - picture.width, y2 - picture.height)
+    if out > (0 if whole else ROUNDING):
         return inside, Finding(f"{_words(box)} reaches outside the image", "box clipped")
     if box.x1 > box.x2 or box.y1 > box.y2:
         return inside, Finding(f"{_words(box)} has swapped corners", "corners put in order")
-    if any(value % 1 for value in box[1:]):
+    if whole and any(value % 1 for value in box[1:]):
         return inside, Finding(f"{_words(box)} has fractional corners", "kept as given")
     return inside, None
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from rddkit.dataset.files import open_plain, why_not
 from rddkit.dataset.geometry import Picture
+from rddkit.dataset.problems import Finding
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 SMALLEST = 10  # pixels; Ultralytics refuses images with a shorter side (data/utils.py, check_image)
-STARTS = (b"\xff\xd8", b"\x89PNG\r\n\x1a\n")  # of JPEG and PNG files
-JPEG_END = b"\xff\xd9"
+STARTS = {"JPEG": b"\xff\xd8", "PNG": b"\x89PNG\r\n\x1a\n"}
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 EXIF_ORIENTATION = 274
 
 
@@ -22,51 +25,64 @@ class BadImage(ValueError):
 
 
 def look(path: Path) -> Picture:
-    """Size and orientation of the image in `path`, read from its header; only a file without its end is decoded.
+    """Size, orientation and oddities of the image in `path`, from its header; one without its end is decoded.
 
-    Raises BadImage if it is missing, empty, no image, too small, or cut off.
+    Raises BadImage if it is missing, no plain file, empty, no image, too small, or cut off.
     """
     try:
-        with open(path, "rb") as file, warnings.catch_warnings():
+        file = open_plain(path)
+    except OSError as error:
+        raise BadImage(f"image {why_not(path, error)}") from error
+    try:
+        with file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged EXIF blocks and large images; errors still come
-            _see_the_start(file)
-            with Image.open(file, formats=("JPEG", "PNG")) as image:
-                width, height = image.size
-                orientation = _orientation(image)
-                if image.format == "JPEG" and not _ends(path):
-                    image.load()  # an end marker missing or followed by padding is harmless; missing rows raise here
+            return _see(file, path.suffix.lower())
+    except BadImage:
+        raise
+    except UnidentifiedImageError as error:  # its text has an address in memory
+        raise BadImage("image cannot be read: its header is broken") from error
     except Exception as error:  # on damaged headers Pillow raises nearly anything: struct.error, IndexError, ...
-        raise BadImage(_why(path, error)) from error
-    if min(width, height) < SMALLEST:
-        raise BadImage(f"image is {width}x{height} pixels, too small to train on")
-    return Picture(height, width, orientation) if orientation > 4 else Picture(width, height, orientation)
+        raise BadImage(f"image cannot be read: {error}") from error
 
 
-def _see_the_start(file: BinaryIO) -> None:
+def _see(file: BinaryIO, suffix: str) -> Picture:
+    size = os.fstat(file.fileno()).st_size
+    if size == 0:
+        raise BadImage("image is empty (0 bytes)")
+    start = file.read(8)
     # Not left to Pillow: in a process with Ultralytics, its patch of Image.open asks for a HEIF reader instead.
-    if not file.read(8).startswith(STARTS):
+    kind = next((kind for kind, bytes_ in STARTS.items() if start.startswith(bytes_)), None)
+    if kind is None:
         raise BadImage("file is not a JPEG or PNG image")
     file.seek(0)
+    findings: list[Finding] = []
+    if (kind == "PNG") != (suffix == ".png"):
+        findings.append(Finding(f"image is a {kind} named {suffix}", "kept: readers go by content"))
+    with Image.open(file, formats=tuple(STARTS)) as image:
+        width, height = image.size
+        if min(width, height) < SMALLEST:
+            raise BadImage(f"image is {width}x{height} pixels, too small to train on")
+        if image.mode == "CMYK":
+            findings.append(Finding("image is CMYK", "kept: readers turn it into RGB"))
+        orientation = _orientation(image, findings)
+        if not _ends(file, size, ENDS[kind]):
+            image.draft("L", (1, 1))  # rows missing from a JPEG show at an eighth of its size, and of its memory, too
+            image.load()  # an end missing or followed by padding is harmless; missing rows raise here
+    if orientation > 4:
+        width, height = height, width
+    return Picture(width, height, orientation, tuple(findings))
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image, findings: list[Finding]) -> int:
     if not image.info.get("exif"):
         return 1
-    value = image.getexif().get(EXIF_ORIENTATION, 1)
+    try:
+        value = image.getexif().get(EXIF_ORIENTATION, 1)
+    except Exception:  # as for headers
+        findings.append(Finding("its EXIF block cannot be read", "kept, taken as upright"))
+        return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _ends(path: Path) -> bool:
-    with open(path, "rb") as file:
-        file.seek(-2, 2)
-        return file.read() == JPEG_END
-
-
-def _why(path: Path, error: Exception) -> str:
-    if not path.is_file():
-        return "image is missing"
-    if path.stat().st_size == 0:
-        return "image is empty (0 bytes)"
-    if isinstance(error, BadImage):
-        return str(error)
-    return f"image cannot be read: {error}"
+def _ends(file: BinaryIO, size: int, end: bytes) -> bool:
+    return os.pread(file.fileno(), len(end), max(0, size - len(end))) == end

@@ -26,6 +26,7 @@ class DataYaml(NamedTuple):
 
 
 PixelBox = tuple[str, float, float, float, float]
+Row = tuple[int, float, float, float, float]
 
 
 def read_data_yaml(data_yaml: Path) -> DataYaml:
@@ -58,17 +59,21 @@ def read_data_yaml(data_yaml: Path) -> DataYaml:
 
 def split_images(data: DataYaml, split: str) -> list[Path]:
     """The image paths of a split, sorted, from folders and list files as Ultralytics reads them; or DatasetError."""
-    found: list[Path] = []
+    return [Path(image) for image in _image_paths(data, split)]
+
+
+def _image_paths(data: DataYaml, split: str) -> list[str]:
+    found: list[str] = []
     for entry in data.splits.get(split, []):
         if entry.is_dir():
             found += _images_below(entry)
         elif entry.is_file():
             lines = entry.read_text(encoding="utf-8-sig").splitlines()
-            found += [entry.parent / line.strip() for line in lines if line.strip()]
+            found += [str(entry.parent / line.strip()) for line in lines if line.strip()]
     if not found:
         wheres = ", ".join(str(entry) for entry in data.splits.get(split, [])) or f"no {split!r} in the dataset file"
         raise DatasetError(f"no images for {split} ({wheres}); prepare the dataset again: rddkit prepare RAW OUT")
-    return sorted(found)
+    return sorted(found, key=lambda image: image.split(os.sep))
 
 
 def fingerprint(data_yaml: Path) -> str:
@@ -80,9 +85,11 @@ def fingerprint(data_yaml: Path) -> str:
     data = read_data_yaml(data_yaml)
     digest = hashlib.sha256()
     digest.update(repr(sorted(data.names.items())).encode())
+    root = f"{data.root}{os.sep}"
     for split in ("train", "val"):
-        for image in split_images(data, split):
-            digest.update(os.fsencode(f"\0{split}\0{os.path.relpath(image, data.root)}\0"))
+        for image in _image_paths(data, split):
+            below = image.removeprefix(root) if ".." not in image else os.path.relpath(image, data.root)
+            digest.update(os.fsencode(f"\0{split}\0{below}\0"))
             digest.update(_label_bytes(image))
     return digest.hexdigest()
 
@@ -98,10 +105,23 @@ def labelled_images(
     data = read_data_yaml(data_yaml)
     images = split_images(data, split)
     random.Random(f"{seed} {split}").shuffle(images)
+    chosen = _varied({image: _rows(image) for image in images[:LOOKED_AT]}, limit)
+    return _in_pixels(data, chosen)
+
+
+def named_images(data_yaml: Path, names: Iterable[str]) -> list[tuple[Path, list[PixelBox]]]:
+    """The images of these names, of whatever split, with boxes as `labelled_images`; without those that are gone."""
+    data = read_data_yaml(data_yaml)
+    folders = [entry for entries in data.splits.values() for entry in entries if entry.is_dir()]
+    found = [folder / name for name in names for folder in folders if (folder / name).is_file()]
+    return _in_pixels(data, ((image, _rows(image)) for image in found))
+
+
+def _in_pixels(data: DataYaml, chosen: Iterable[tuple[Path, list[Row]]]) -> list[tuple[Path, list[PixelBox]]]:
     shown: list[tuple[Path, list[PixelBox]]] = []
-    for image, rows in _varied({image: _rows(image) for image in images[:LOOKED_AT]}, limit):
+    for image, rows in chosen:
         try:
-            width, height, _ = look(image)
+            width, height = look(image)[:2]
         except BadImage:
             continue
         boxes = [
@@ -116,9 +136,6 @@ def labelled_images(
         ]
         shown.append((image, boxes))
     return shown
-
-
-Row = tuple[int, float, float, float, float]
 
 
 def _varied(rows: dict[Path, list[Row]], limit: int) -> Iterable[tuple[Path, list[Row]]]:
@@ -142,9 +159,9 @@ def _varied(rows: dict[Path, list[Row]], limit: int) -> Iterable[tuple[Path, lis
     return [(image, rows[image]) for image in chosen]
 
 
-def _images_below(folder: Path) -> list[Path]:
+def _images_below(folder: Path) -> list[str]:
     return [
-        Path(where) / name
+        f"{where}{os.sep}{name}"
         for where, _, names in os.walk(folder)
         for name in names
         if name.lower().endswith(SUFFIXES) and not name.startswith(".")
@@ -153,14 +170,18 @@ def _images_below(folder: Path) -> list[Path]:
 
 def label_file(image: Path) -> Path:
     """Where Ultralytics looks for an image's labels: below `labels` instead of `images`, as .txt."""
-    head, _, tail = str(image).rpartition(f"{os.sep}images{os.sep}")
-    path = os.path.join(head, "labels", tail) if head else str(image)
-    return Path(os.path.splitext(path)[0] + ".txt")
+    return Path(_label_path(str(image)))
 
 
-def _label_bytes(image: Path) -> bytes:
+def _label_path(image: str) -> str:
+    head, _, tail = image.rpartition(f"{os.sep}images{os.sep}")
+    return os.path.splitext(os.path.join(head, "labels", tail) if head else image)[0] + ".txt"
+
+
+def _label_bytes(image: str | Path) -> bytes:
     try:
-        return label_file(image).read_bytes()
+        with open(_label_path(str(image)), "rb") as file:
+            return file.read()
     except OSError:
         return b"none"
 

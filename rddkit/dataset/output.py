@@ -8,7 +8,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ import yaml
 
 from rddkit import durable
 from rddkit.dataset.classes import CLASS_NAMES
+from rddkit.dataset.layout import shown
 from rddkit.dataset.problems import DatasetError
 
 MARKER = "prepare.json"
 MANIFEST = "manifest.csv"
 DATA_YAML = "rdd2022.yaml"
 AUDIT = "audit.json"
-PARTS = ("train", "val")
+PARTS = ("train", "val", "test")
 COLUMNS = ("image", "split", "domain", "boxes", "source")
 
 
@@ -30,6 +31,11 @@ def check_places(raw: Path, out: Path, settings: Mapping[str, Any]) -> None:
     """Refuse by DatasetError, before anything is written, a RAW that is no folder and an OUT not ours to fill."""
     if not raw.is_dir():
         raise DatasetError(f"no folder {raw}; name the one that holds the countries (try one with: rddkit sample DIR)")
+    for name, folder in (("RAW", raw), ("OUT", out)):
+        if not _is_text(str(folder)):
+            raise DatasetError(f"the name of {name} ({shown(str(folder))}) is not UTF-8; rename it")
+    if any(character in str(out) for character in "[]*?"):  # Ultralytics looks for images by glob
+        raise DatasetError(f"{out} has one of []*? in its name, where Ultralytics would find no image; choose another")
     inside = out.resolve()
     if inside == raw.resolve() or raw.resolve() in inside.parents:
         raise DatasetError(f"{out} lies inside RAW ({raw}), which is only read; choose a folder outside it")
@@ -44,14 +50,16 @@ def check_places(raw: Path, out: Path, settings: Mapping[str, Any]) -> None:
     except ValueError:
         before = {}
     before = before if isinstance(before, dict) else {}
+    if before.get("schema") != settings["schema"]:
+        raise DatasetError(f"{out} was prepared by another version of rddkit; choose another folder or delete that one")
     changed = [key for key in settings if before.get(key) != settings[key]]
     if changed:
         told = ", ".join(f"{key} {before.get(key)!r}, now {settings[key]!r}" for key in changed)
         raise DatasetError(f"{out} was prepared with other settings ({told}); choose another folder or delete that one")
 
 
-def claim(out: Path, settings: Mapping[str, Any]) -> None:
-    """Make OUT and its folders ours; DatasetError if one of them is a link to elsewhere."""
+def claim(out: Path, settings: Mapping[str, Any], parts: Collection[str] = PARTS) -> None:
+    """Make OUT and the folders of `parts` ours; DatasetError if one of them is a link to elsewhere."""
     out.mkdir(parents=True, exist_ok=True)
     put(out / MARKER, json.dumps(dict(settings), indent=2, ensure_ascii=False) + "\n")
     for part in PARTS:
@@ -59,7 +67,8 @@ def claim(out: Path, settings: Mapping[str, Any]) -> None:
             for folder in (out / kind, out / kind / part):
                 if folder.is_symlink():
                     raise DatasetError(f"{folder} is a link to {os.readlink(folder)}; remove it and prepare again")
-            (out / kind / part).mkdir(parents=True, exist_ok=True)
+            if part in parts:
+                (out / kind / part).mkdir(parents=True, exist_ok=True)
 
 
 def remove_stale(out: Path, rows: Sequence[Sequence[str]]) -> None:
@@ -81,10 +90,11 @@ def write_manifest(out: Path, rows: Sequence[Sequence[str]]) -> None:
     put(out / MANIFEST, text.getvalue())
 
 
-def write_data_yaml(out: Path, names: Sequence[str]) -> Path:
-    """Ultralytics' dataset file, classes with their meaning beside; its path."""
+def write_data_yaml(out: Path, names: Sequence[str], test: Collection[str] = ()) -> Path:
+    """Ultralytics' dataset file, classes with their meaning beside, the `test` set if there is one; its path."""
     where = yaml.safe_dump({"path": str(out)}, allow_unicode=True, width=1 << 16).rstrip("\n")
     lines = ["# RDD2022 as YOLO labels, written by: rddkit prepare", where, "train: images/train", "val: images/val"]
+    lines += ["test: images/test"] if test else []
     lines += ["names:"]
     for number, name in enumerate(names):
         quoted = yaml.safe_dump({number: name}).rstrip("\n")
@@ -99,7 +109,15 @@ def label_path(out: Path, part: str, image: str) -> Path:
 
 
 def put(path: Path, text: str) -> None:
-    """Make `path` hold `text`, whole or not at all; where it does already, its time, which caches look at, stays."""
+    """Make `path` hold `text`, whole or not at all; where it does already, its time, which caches look at, stays.
+
+    One that is not there yet is simply written: a conversion that is stopped leaves no audit, and compares again.
+    """
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            file.write(text.encode())
+        return
     with contextlib.suppress(OSError):
         if not path.is_symlink() and path.read_bytes() == text.encode():
             return
@@ -112,6 +130,10 @@ def place(source: Path, target: Path, copy: bool) -> str:
     Symbolic links come first: they cross file systems and say where the image is from. Ultralytics finds labels by the
     link's own path, and replaces a link rather than write through it when it repairs an image.
     """
+    if not copy:
+        with contextlib.suppress(OSError, NotImplementedError):
+            os.symlink(source, target)
+            return "symlink"
     now = _kind(source, target)
     if now == "copied" or (now and not copy):
         return now
@@ -148,6 +170,14 @@ def _kind(source: Path, target: Path) -> str:
     if os.path.samestat(there, wanted):
         return "hardlink"
     return "copied" if (there.st_size, there.st_mtime_ns) == (wanted.st_size, wanted.st_mtime_ns) else ""
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _listed(manifest: Path) -> set[tuple[str, str]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +14,21 @@ from rddkit import durable, paths
 from rddkit.dataset import output
 from rddkit.dataset.audit import Frame, make_audit
 from rddkit.dataset.classes import chosen_classes
-from rddkit.dataset.geometry import fit, yolo_line
-from rddkit.dataset.images import BadImage, look
+from rddkit.dataset.export import class_names, find_export
+from rddkit.dataset.geometry import yolo_line
 from rddkit.dataset.labels import fingerprint
-from rddkit.dataset.layout import Layout, Pair, find, relative
-from rddkit.dataset.problems import DatasetError, Finding, Problem
-from rddkit.dataset.split import Split, split
-from rddkit.dataset.voc import BadAnnotation, read_voc
+from rddkit.dataset.layout import Layout, find, relative
+from rddkit.dataset.measures import measure, worst
+from rddkit.dataset.problems import DatasetError, Problem
+from rddkit.dataset.reading import read_all
+from rddkit.dataset.split import Split, keep_together, split
 
-SCHEMA = 1
+SCHEMA = 2
+ORIGINS = ("xml", "yolo")
+LEAKAGE = ("auto", "all", "none")
 
 Progress = Callable[[str, int, int], None]
+Places = Sequence[tuple[Frame, str]]  # each image, and the part it goes to
 
 
 def prepare(
@@ -32,81 +39,104 @@ def prepare(
     block: int = 50,
     seed: int = 42,
     copy: bool = False,
+    countries: Sequence[str] = (),
+    leave_out: str | None = None,
+    origin: str = "xml",
+    names: Sequence[str] = (),
+    leakage: str = "auto",
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Convert the domains below `raw` into `out` (rdd2022.yaml, images, labels, manifest.csv, audit.json); the audit.
 
     `raw` is only read; relative paths resolve from the repository's root. Everything is read and decided before `out`
     is touched. The same input gives the same bytes, and a stopped conversion is continued by calling it again; files
-    no longer wanted are removed if an earlier conversion wrote them. `on_progress(stage, done, total)` is called with
-    the stages `read` and `write`. Raises DatasetError where nothing can be prepared or `out` is not ours to fill.
+    no longer wanted are removed if an earlier conversion wrote them. `countries` takes only these domains; the domain
+    `leave_out` becomes the test set. `origin` `yolo` reads an export instead of XML, whose class numbers `names` tells
+    where its own YAML does not. `leakage`: see `leakage.look`. `on_progress(stage, done, total)` is called with the
+    stages `read` and `write`. Raises DatasetError where nothing can be prepared or `out` is not ours to fill.
     """
     raw, out = paths.resolve(raw), paths.resolve(out)
-    names = chosen_classes(classes)
+    chosen = chosen_classes(classes)
     if not 0 < val_fraction < 1 or block < 1:
         raise DatasetError(f"val_fraction {val_fraction} must lie between 0 and 1, block {block} be at least 1")
+    _one_of("from", origin, ORIGINS)
+    _one_of("leakage", leakage, LEAKAGE)
     settings = {
         "schema": SCHEMA,
         "raw": str(raw),
-        "classes": list(names),
+        "from": origin,
+        "names": list(names),
+        "classes": list(chosen),
+        "countries": list(countries),
+        "leave_out": leave_out,
         "val_fraction": val_fraction,
         "block": block,
         "seed": seed,
+        "leakage": leakage,
     }
     output.check_places(raw, out, settings)
-    layout = find(raw)
-    frames, problems = _read(layout, raw, names, on_progress or _silent)
-    parts = _split(frames, raw, problems, val_fraction, block, seed)
-    output.claim(out, settings)
-    linked = _write(frames, parts, names, raw, out, copy, on_progress or _silent)
-    data_yaml = output.write_data_yaml(out, names)
-    audit = make_audit(frames, names, parts, layout, problems, linked)
-    audit |= {"settings": settings, "fingerprint": fingerprint(data_yaml)}
+    ids = class_names(raw, names, chosen) if origin == "yolo" else None
+    layout = _only(find_export(raw) if ids else find(raw), countries, leave_out)
+    report = on_progress or _silent
+    many = len(layout.pairs)
+    frames, problems = read_all(layout.pairs, raw, chosen, ids, lambda done: report("read", done, many))
+    problems = [*layout.problems, *problems]
+    parts = _split(frames, raw, problems, val_fraction, block, seed, leave_out)
+    parts, leaked = _keep_twins_together(frames, parts, leakage)
+    output.claim(out, settings, parts.used)
+    linked = _write(frames, parts, chosen, raw, out, copy, report)
+    data_yaml = output.write_data_yaml(out, chosen, parts.test)
+    audit = make_audit(frames, chosen, parts, layout, problems, linked)
+    audit |= {"sizes": measure(frames, chosen), "worst": worst(frames)}
+    audit |= {"leakage": leaked, "settings": settings, "fingerprint": fingerprint(data_yaml)}
     durable.write_json(out / output.AUDIT, audit)  # last: an OUT with an audit is complete
     return audit
 
 
-def _read(layout: Layout, raw: Path, names: Sequence[str], on_progress: Progress) -> tuple[list[Frame], list[Problem]]:
-    frames: list[Frame] = []
-    problems = list(layout.problems)
-    for done, pair in enumerate(layout.pairs, start=1):
-        try:
-            frame, findings = read_pair(pair, names)
-        except BadAnnotation as error:
-            action = "image left out: without labels it is no negative"
-            problems.append(Problem(relative(pair.xml, raw), str(error), action))
-        except BadImage as error:
-            problems.append(Problem(relative(pair.image, raw), str(error), "left out"))
-        else:
-            frames.append(frame)
-            problems += [Problem(relative(pair.xml, raw), *finding) for finding in findings]
-        on_progress("read", done, len(layout.pairs))
-    return frames, problems
+def _one_of(option: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise DatasetError(f"--{option} {value!r} is none of {', '.join(known)}")
 
 
-def read_pair(pair: Pair, names: Sequence[str]) -> tuple[Frame, list[Finding]]:
-    """One image with its boxes of the classes `names`; raises BadAnnotation or BadImage if either file is useless."""
-    annotation = read_voc(pair.xml)
-    picture = look(pair.image)
-    wanted = [box for box in annotation.boxes if box.label in names]
-    left_out = tuple(box.label for box in annotation.boxes if box.label not in names)
-    boxes, findings = fit(wanted, annotation.size, picture)
-    return Frame(pair, picture, tuple(boxes), left_out), [*annotation.findings, *findings]
+def _only(layout: Layout, countries: Sequence[str], leave_out: str | None) -> Layout:
+    """The layout of these countries alone; DatasetError for one that is not there."""
+    there = sorted({pair.domain for pair in layout.pairs})
+    wanted = list(countries) or there
+    for asked in [*countries, *([leave_out] if leave_out else [])]:
+        if asked not in there:
+            near = difflib.get_close_matches(asked, there, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise DatasetError(f"no labelled images of {asked!r} here{hint} (there are: {', '.join(there) or 'none'})")
+    if leave_out and leave_out not in wanted:
+        raise DatasetError(f"--leave-out {leave_out} is not among --countries {','.join(countries)}; name it there too")
+    if leave_out and len(wanted) < 2:
+        raise DatasetError(f"--leave-out {leave_out} leaves nothing to train on; name more countries")
+    return layout._replace(
+        pairs=[pair for pair in layout.pairs if pair.domain in wanted],
+        unlabelled={domain: count for domain, count in layout.unlabelled.items() if not countries or domain in wanted},
+    )
 
 
 def _split(
-    frames: Sequence[Frame], raw: Path, problems: Sequence[Problem], val_fraction: float, block: int, seed: int
+    frames: Sequence[Frame],
+    raw: Path,
+    problems: Sequence[Problem],
+    val_fraction: float,
+    block: int,
+    seed: int,
+    leave_out: str | None,
 ) -> Split:
     domains: dict[str, list[str]] = {}
     for frame in frames:
         domains.setdefault(frame.pair.domain, []).append(frame.pair.name)
-    if len(frames) < 2:
+    if len(frames) - len(domains.get(leave_out or "", ())) < 2:
         why = f"; the first of {len(problems)} problems: {'; '.join(problems[0])}" if problems else ""
         raise DatasetError(
             f"{len(frames)} usable labelled images below {raw}, at least 2 are needed: expected "
             f"<Country>/train/images beside <Country>/train/annotations/xmls{why}"
         )
-    return split(domains, val_fraction, block, seed)
+    labels = {frame.pair.name: [box.label for box in frame.boxes] for frame in frames}
+    return split(domains, val_fraction, block, seed, labels, leave_out)
 
 
 def _write(
@@ -119,7 +149,7 @@ def _write(
     on_progress: Progress,
 ) -> dict[str, int]:
     """Links or copies and label files; how many images came in which way."""
-    places = [(frame, "val" if frame.pair.name in parts.val else "train") for frame in frames]
+    places = [(frame, parts.part(frame.pair.name)) for frame in frames]
     rows = [
         (frame.pair.name, part, frame.pair.domain, str(len(frame.boxes)), relative(frame.pair.image, raw))
         for frame, part in places
@@ -127,14 +157,42 @@ def _write(
     (out / output.AUDIT).unlink(missing_ok=True)  # until this conversion is complete there is none
     output.remove_stale(out, rows)
     output.write_manifest(out, rows)
+    stopped = threading.Event()
+    with ThreadPoolExecutor(1) as pool:  # beside the images: other folders, so neither waits for the other
+        labels = pool.submit(_write_labels, places, names, out, stopped)
+        try:
+            linked = _write_images(places, out, copy, on_progress)
+        except BaseException:
+            stopped.set()
+            raise
+        labels.result()
+    return linked
+
+
+def _write_labels(places: Places, names: Sequence[str], out: Path, stopped: threading.Event) -> None:
+    numbers = {name: number for number, name in enumerate(names)}
+    for frame, part in places:
+        if stopped.is_set():
+            return
+        lines = [yolo_line(numbers[box.label], box, frame.picture) + "\n" for box in frame.boxes]
+        output.put(output.label_path(out, part, frame.pair.name), "".join(lines))
+
+
+def _write_images(places: Places, out: Path, copy: bool, on_progress: Progress) -> dict[str, int]:
     linked = {"symlink": 0, "hardlink": 0, "copied": 0}
     for done, (frame, part) in enumerate(places, start=1):
-        name = frame.pair.name
-        lines = [yolo_line(names.index(box.label), box, frame.picture) + "\n" for box in frame.boxes]
-        output.put(output.label_path(out, part, name), "".join(lines))
-        linked[output.place(frame.pair.image, out / "images" / part / name, copy)] += 1
+        linked[output.place(frame.pair.image, out / "images" / part / frame.pair.name, copy)] += 1
         on_progress("write", done, len(places))
     return linked
+
+
+def _keep_twins_together(frames: Sequence[Frame], parts: Split, how: str) -> tuple[Split, dict[str, Any]]:
+    """The split with near-twins on one side, and what the audit says about it."""
+    from rddkit.dataset import leakage  # numpy: not for the supervisor to hold
+
+    looked = leakage.look(frames, parts, how)
+    parts, moved = keep_together(parts, leakage.twins(looked))
+    return parts, leakage.report(looked, parts, moved, len(frames))
 
 
 def _silent(stage: str, done: int, total: int) -> None:

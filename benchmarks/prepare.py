@@ -1,0 +1,159 @@
+"""How fast is `rddkit prepare` on the whole release? Time and peak memory on 38,385 pairs, and supervision beside it.
+
+    python benchmarks/prepare.py /tmp/bench [--times 10] [--supervision DIR]
+
+Builds the release's labelled domains with their true numbers, image sizes and about their numbers of boxes, from 64
+painted images a domain (8 of Norway's size) under as many names as it takes: hard links, for `prepare` reads headers,
+and hashes the frames that it looks at for twins. Repeated images are twins of each other, so that what the audit says
+about leakage means nothing here.
+supervision is for comparison only: `pip install --no-deps --target DIR supervision pydeprecate`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from rddkit import clock
+from rddkit.dataset.classes import CLASS_NAMES
+from rddkit.dataset.road import Road
+
+COMPARED = "China_MotorBike"  # the domain that supervision converts too
+
+
+class Domain(NamedTuple):
+    """One country of the release: labelled images, pixels, share without a box, boxes of the others on average."""
+
+    name: str
+    images: int
+    width: int
+    height: int
+    negatives: float
+    boxes: float
+    painted: int = 64  # different images
+
+
+# Numbers of images: the release. Sizes: the most frequent of each country. Boxes: 65,712 in all.
+DOMAINS = (
+    Domain("Japan", 10506, 600, 600, 0.2, 2.6),
+    Domain("India", 7706, 720, 720, 0.5, 2.0),
+    Domain("Czech", 2829, 600, 600, 0.62, 1.7),
+    Domain("Norway", 8161, 3650, 2044, 0.64, 3.8, 8),
+    Domain("United_States", 4805, 640, 640, 0.1, 2.6),
+    Domain("China_MotorBike", 1977, 512, 512, 0.05, 2.5),
+    Domain("China_Drone", 2401, 512, 512, 0.1, 1.7),
+)
+
+SUPERVISION = """
+import sys, time
+import supervision
+start = time.perf_counter()
+data = supervision.DetectionDataset.from_pascal_voc(sys.argv[1], sys.argv[2])
+data.as_yolo(images_directory_path=sys.argv[3] + "/images", annotations_directory_path=sys.argv[3] + "/labels",
+             data_yaml_path=sys.argv[3] + "/data.yaml")
+print(time.perf_counter() - start)
+"""
+
+
+def xml(domain: Domain, name: str, draw: random.Random) -> str:
+    """An annotation in the release's tabbed dialect."""
+    count = 0 if draw.random() < domain.negatives else 1 + int(draw.expovariate(1 / max(0.5, domain.boxes - 0.5)))
+    objects = ""
+    for label in draw.choices(list(CLASS_NAMES), weights=[26, 12, 11, 7, 1, 1, 2, 5, 4, 2, 1], k=count):
+        x, y = draw.randrange(domain.width - 60), draw.randrange(domain.height - 60)
+        right, bottom = x + draw.randrange(8, domain.width - x), y + draw.randrange(8, domain.height - y)
+        objects += (
+            f"\t<object>\n\t\t<name>{label}</name>\n\t\t<pose>Unspecified</pose>\n\t\t<truncated>0</truncated>\n"
+            f"\t\t<difficult>0</difficult>\n\t\t<bndbox>\n\t\t\t<xmin>{x}</xmin>\n\t\t\t<ymin>{y}</ymin>\n"
+            f"\t\t\t<xmax>{right}</xmax>\n\t\t\t<ymax>{bottom}</ymax>\n\t\t</bndbox>\n\t</object>\n"
+        )
+    return (
+        f"<annotation>\n\t<folder>images</folder>\n\t<filename>{name}.jpg</filename>\n\t<size>\n"
+        f"\t\t<width>{domain.width}</width>\n\t\t<height>{domain.height}</height>\n\t\t<depth>3</depth>\n\t</size>\n"
+        f"\t<segmented>0</segmented>\n{objects}</annotation>"
+    )
+
+
+def build(raw: Path, times: int) -> int:
+    """The release below `raw`, `times` over; how many pairs."""
+    for domain in DOMAINS:
+        images, xmls = raw / domain.name / "train" / "images", raw / domain.name / "train" / "annotations" / "xmls"
+        images.mkdir(parents=True)
+        xmls.mkdir(parents=True)
+        originals = []
+        for number in range(domain.painted):
+            content = io.BytesIO()
+            road = Road(np.random.default_rng(number), domain.width, domain.height, "Drone" in domain.name)
+            road.image().save(content, "JPEG", quality=88)
+            originals.append(raw / f"{domain.name}-{number}.bytes")
+            originals[-1].write_bytes(content.getvalue())
+        draw = random.Random(domain.name)
+        for number in range(domain.images * times):
+            name = f"{domain.name}_{number:06d}"
+            os.link(originals[number % domain.painted], images / f"{name}.jpg")
+            (xmls / f"{name}.xml").write_text(xml(domain, name, draw))
+    return times * sum(domain.images for domain in DOMAINS)
+
+
+def prepared(raw: Path, out: Path) -> tuple[float, int]:
+    """Seconds and peak bytes of `rddkit prepare`, start of Python included."""
+    start = clock.monotonic()
+    command = [sys.executable, "-m", "rddkit.cli", "prepare", str(raw), str(out)]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        raise SystemExit(f"failed with {status}: {' '.join(command)}")
+    return clock.monotonic() - start, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def compared(raw: Path, out: Path, packages: Path) -> float:
+    """Seconds of supervision's own conversion of one domain, its import not counted."""
+    train = raw / COMPARED / "train"
+    command = [sys.executable, "-c", SUPERVISION, str(train / "images"), str(train / "annotations" / "xmls"), str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(packages)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where to build it: 0.5 GB, and 4 GB for ten times")
+    parser.add_argument("--times", type=int, default=1, help="also so many times as many images")
+    parser.add_argument("--supervision", type=Path, help="where that package was installed")
+    given = parser.parse_args()
+    found: dict[str, float] = {}
+    for times in dict.fromkeys((1, given.times)):
+        raw, out = given.folder / f"raw{times}", given.folder / f"out{times}"
+        pairs = build(raw, times) if not raw.exists() else times * sum(domain.images for domain in DOMAINS)
+        shutil.rmtree(out, ignore_errors=True)
+        seconds, peak = prepared(raw, out)
+        audit = json.loads((out / "audit.json").read_text())
+        assert audit["images"] == pairs, f"{audit['images']} of {pairs} images"
+        boxes = sum(audit["boxes"].values()) + sum(audit["left_out"].values())
+        print(f"{pairs} pairs, {boxes} boxes: {seconds:.1f} s, {seconds / pairs * 1e3:.2f} ms a pair, {peak >> 20} MiB")
+        again, _ = prepared(raw, out)
+        print(f"  again, everything there: {again:.1f} s")
+        found[f"{times}"] = seconds / pairs
+    if given.times > 1:
+        ratio = found[str(given.times)] / found["1"] * given.times
+        print(f"{given.times} times the images take {ratio:.1f} times as long")
+    if given.supervision:
+        seconds = compared(given.folder / "raw1", given.folder / "supervision", given.supervision)
+        each = seconds / next(domain.images for domain in DOMAINS if domain.name == COMPARED)
+        told = f"{each * 1e3:.2f} ms a pair, {each / found['1']:.1f} times ours"
+        print(f"supervision: {seconds:.1f} s for {COMPARED}, {told}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
