@@ -7,6 +7,7 @@ Their own program is not public; here boxes take their turns by confidence, each
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -78,7 +79,7 @@ class Sweep(NamedTuple):
 
 def boxes(rows: Iterable[tuple[int, int, float, float, float, float, float]]) -> Boxes:
     """Boxes from rows of (image, class, x1, y1, x2, y2, confidence)."""
-    table = np.array(list(rows), dtype=np.float64).reshape(-1, 7)
+    table = np.fromiter(itertools.chain.from_iterable(rows), dtype=np.float64).reshape(-1, 7)
     return Boxes(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2:6], table[:, 6])
 
 
