@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rddkit import caps, challenge, clock, detections, offline, precision, runfile
+from rddkit import allocators, caps, challenge, clock, detections, offline, precision, runfile
 from rddkit.detections import Photo, Seen
 from rddkit.paths import RunPaths
 from rddkit.runfile import RunFile
@@ -124,10 +124,13 @@ def detect(paths: RunPaths, record: RunFile, order: Order) -> dict[str, Any]:
     found: list[tuple[int, int, float, float, float, float, float]] = []
     spent = 0.0
     for number, path in enumerate(order["images"]):
+        pixels = None
         try:
             pixels = read_pixels(Path(path))
             result = look(model, pixels, record, order["threshold"])
-        except Exception as error:  # on broken files OpenCV raises nearly anything, MemoryError too
+        except Exception as error:  # on broken or odd images OpenCV raises nearly anything
+            if pixels is not None and allocators.who_ran_out(type(error).__name__, str(error)):
+                raise  # the model does not fit: the next image would not fare better
             photos.append(f"{type(error).__name__}: {error}"[:200])
             continue
         photos.append([pixels.shape[1], pixels.shape[0]])

@@ -55,11 +55,12 @@ def evaluate(
     record = runfile.read(paths.run_yaml)
     there = inference.weights_there(paths, tuple(weights))
     data = Path(str(record.config["data"]))
-    same = dataset.fingerprint(data) == record.dataset.get("fingerprint")
+    fingerprint = dataset.fingerprint(data)
+    same = fingerprint == record.dataset.get("fingerprint")
     images = test_images(test) if test is not None else []
     paths.evaluation.mkdir(exist_ok=True)
     found: dict[str, Any] = {"schema": SCHEMA, "run": paths.name, "t": clock.stamp(), "data": str(data)}
-    found |= {"same_data": same, "fingerprint": dataset.fingerprint(data), "device": record.device, "weights": {}}
+    found |= {"same_data": same, "fingerprint": fingerprint, "device": record.device, "weights": {}}
     for name in there:
         say(f"{name}.pt looks at the validation images, one at a time ...")
         told = inference.ask(paths, {"do": "validate", "weights": name})
@@ -86,15 +87,15 @@ def read(paths: RunPaths) -> dict[str, Any]:
     return found
 
 
-def threshold_of(paths: RunPaths) -> tuple[float, str]:
+def threshold_of(paths: RunPaths, weights: str) -> tuple[float, str]:
     """The confidence from which a run's detections count, and why that: chosen by its evaluation where there is one."""
     try:
-        best = read(paths)["weights"]["best"]
+        found = read(paths)["weights"][weights]
     except (ConfigError, KeyError):
         return PLAIN, f"Ultralytics' own; rddkit evaluate {paths.name} chooses a better one"
-    if not best["f1"]["hits"]:
+    if not found["f1"]["hits"]:
         return PLAIN, "Ultralytics' own; at no threshold did the evaluation find anything right"
-    return float(best["threshold"]), "gives the highest F1 on the validation images"
+    return float(found["threshold"]), "gives the highest F1 on the validation images"
 
 
 def sentences(name: str, result: Mapping[str, Any]) -> list[str]:

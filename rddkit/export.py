@@ -52,7 +52,7 @@ def export(paths: RunPaths, kind: str = "onnx", weights: str = "best") -> dict[s
         )
     (name,) = inference.weights_there(paths, (weights,))
     record = runfile.read(paths.run_yaml)
-    wanted = threshold_of(paths)[0]
+    wanted = threshold_of(paths, name)[0]
     with tempfile.TemporaryDirectory() as scratch:
         order = {"do": "export", "weights": name, "format": kind, "out": scratch, "least": LEAST}
         told = inference.ask(

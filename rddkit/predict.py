@@ -65,7 +65,7 @@ def predict(
     folder = paths.predictions(_folder_name(name, sources[0]))
     asked = [shown(source.absolute()) for source in sources]
     _check(folder, asked)
-    least, why = (threshold, "asked for") if threshold is not None else threshold_of(paths)
+    least, why = (threshold, "asked for") if threshold is not None else threshold_of(paths, weights)
     say(f"{weights}.pt looks at {len(files)} photos, threshold {least:.3f} ({why}) ...")
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "found.json"
