@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from rddkit import clock, config, lock
 from rddkit.config import ConfigError
@@ -25,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 out = Console(soft_wrap=True, highlight=False)
+err = Console(soft_wrap=True, highlight=False, stderr=True)
 RunName = Annotated[str | None, typer.Argument(metavar="[RUN]", help="a run's name or folder; left out: the newest")]
 
 
@@ -140,10 +142,82 @@ def stop(
 
 @app.command()
 def report(run: RunName = None) -> None:
-    """Write a run's report.html, one file that needs no network."""
+    """Write a run's report.html, one file that needs no network, and report/ for a write-up: tables, figures, texts."""
+    from rddkit import writeup
     from rddkit.report import write_report
 
-    out.print(str(write_report(Run.open(run).folder)), markup=False)
+    found = Run.open(run)
+    out.print(str(write_report(found.folder)), markup=False)
+    files = writeup.write(found.paths)
+    out.print(f"{found.paths.report}: {len(files)} files, MODEL_CARD.md and methods.md among them", markup=False)
+
+
+@app.command()
+def evaluate(
+    run: RunName = None,
+    weights: Annotated[list[str] | None, typer.Option(help="best or last; twice for both; left out: both")] = None,
+    test: Annotated[
+        str | None, typer.Option(help="a folder of test images: writes the challenges' submission file for them")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="everything known, for programs")] = False,
+) -> None:
+    """Evaluate a run on its validation images: the challenges' F1, average precision, confusion, worst misses."""
+    from rddkit import evaluation, inference, writeup
+
+    found = Run.open(run)
+    asked = tuple(dict.fromkeys(weights or inference.WEIGHTS))
+    folder = None if test is None else config.find_input(test)
+    result = evaluation.evaluate(found.paths, asked, folder, lambda text: err.print(text, markup=False))
+    writeup.write(found.paths)
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+        return
+    for name, one in result["weights"].items():
+        table = Table(*evaluation.COLUMNS, title=f"{found.name}, {name}.pt, threshold {one['threshold']:.3f}")
+        for row in evaluation.rows(one):
+            table.add_row(*row)
+        out.print(table)
+    out.print(str(found.paths.evaluation), markup=False)
+
+
+@app.command()
+def export(
+    run: RunName = None,
+    kind: Annotated[str, typer.Option("--format", help="onnx, torchscript, coreml or openvino")] = "onnx",
+    weights: Annotated[str, typer.Option(help="best or last")] = "best",
+) -> None:
+    """Export a run's model, and compare it with the original on eight validation images; exit 1 if they differ."""
+    from rddkit import export as exports
+
+    told = exports.export(Run.open(run).paths, kind, weights)
+    for sentence in exports.sentences(told):
+        out.print(sentence, markup=False)
+    if not told["good"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def predict(
+    words: Annotated[list[str], typer.Argument(metavar="[RUN] IMAGES ...", help="photos, or folders of photos")],
+    name: Annotated[
+        str | None, typer.Option(help="of the folder for what is found; default: the first source's")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(min=0, max=1, help="default: the evaluation's choice")] = None,
+    weights: Annotated[str, typer.Option(help="best or last")] = "best",
+) -> None:
+    """Try a run's model on your own photos: a table with positions, a gallery, a map (GeoJSON)."""
+    from rddkit import predict as predictions
+
+    run, sources = predictions.told_apart(words)
+    folder = predictions.predict(
+        Run.open(run).paths,
+        sources,
+        name=name,
+        threshold=threshold,
+        weights=weights,
+        say=lambda text: out.print(text, markup=False),
+    )
+    out.print(f"{folder}: {predictions.TABLE}, {predictions.GALLERY}, {predictions.MAP}", markup=False)
 
 
 @app.command()
@@ -265,9 +339,13 @@ def download(
 def main() -> None:
     """Run the command line; errors of settings and data are one text and exit code 2."""
     from rddkit.dataset import DatasetError
+    from rddkit.inference import NoAnswer
 
     try:
         app()
+    except NoAnswer as error:
+        print(f"rddkit: {error}", file=sys.stderr)
+        sys.exit(1)
     except (ConfigError, DatasetError, lock.Busy, FileNotFoundError) as error:
         print(f"rddkit: {error}", file=sys.stderr)
         sys.exit(USAGE_EXIT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
@@ -15,31 +15,56 @@ COLORS = (style.BLUE, style.ORANGE, style.RED, style.PURPLE, style.GREEN, style.
 THUMB, ACROSS = (320, 220), 3  # pixels an image; images side by side
 
 
+class Mark(NamedTuple):
+    """A box to draw: what to write on it, its colour, its corners in the image's pixels."""
+
+    text: str
+    color: str
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
 def draw_boxes(labelled: Sequence[tuple[Path, Sequence[Any]]], classes: Sequence[str]) -> Image.Image:
-    """A sheet of small images with coloured boxes; below 300 kB as a JPEG, whatever the images' size."""
+    """A sheet of small images with labelled boxes, a colour a class; below 300 kB as a JPEG, whatever their size."""
+
+    def look(label: str) -> tuple[str, str]:
+        color = COLORS[classes.index(label) % len(COLORS)] if label in classes else style.GREY
+        return dataset.described(label), color
+
+    return sheet([(path, [Mark(*look(label), *corners) for label, *corners in boxes]) for path, boxes in labelled])
+
+
+def sheet(marked: Sequence[tuple[Path, Sequence[Mark]]]) -> Image.Image:
+    """Small images side by side, each with its boxes."""
     width, height = THUMB
-    rows = -(-len(labelled) // ACROSS)
-    sheet = Image.new("RGB", (ACROSS * width, max(1, rows) * height), "white")
-    font = ImageFont.load_default(size=12)
-    for place, (path, boxes) in enumerate(labelled):
-        with Image.open(path) as picture:
-            upright = ImageOps.exif_transpose(picture)  # the boxes' pixels are those of the upright image
-            small = ImageOps.contain(upright.convert("RGB"), (width - 6, height - 6))
-            scale = small.width / upright.width
-        draw = ImageDraw.Draw(small)
-        for label, *corners in boxes:
-            color = COLORS[classes.index(label) % len(COLORS)] if label in classes else style.GREY
-            left, top, right, bottom = (corner * scale for corner in corners)
-            draw.rectangle((left, top, right, bottom), outline=color, width=2)
-            text = dataset.described(label)
-            length = draw.textlength(text, font=font)
-            above = top - 16 if top >= 16 else min(bottom, small.height - 16)
-            at = (max(0, min(left, small.width - length - 5)), above)
-            draw.rectangle((*at, at[0] + length + 5, at[1] + 15), fill=color)
-            draw.text((at[0] + 3, at[1] + 1), text, fill="white", font=font)
+    rows = -(-len(marked) // ACROSS)
+    whole = Image.new("RGB", (ACROSS * width, max(1, rows) * height), "white")
+    for place, (path, marks) in enumerate(marked):
+        small = thumbnail(path, marks, (width - 6, height - 6))
         corner = place % ACROSS * width, place // ACROSS * height
-        sheet.paste(small, (corner[0] + (width - small.width) // 2, corner[1] + (height - small.height) // 2))
-    return sheet
+        whole.paste(small, (corner[0] + (width - small.width) // 2, corner[1] + (height - small.height) // 2))
+    return whole
+
+
+def thumbnail(path: Path, marks: Sequence[Mark], size: tuple[int, int]) -> Image.Image:
+    """An image made small enough for `size`, upright, its boxes drawn and named."""
+    font = ImageFont.load_default(size=12)
+    with Image.open(path) as picture:
+        upright = ImageOps.exif_transpose(picture)  # the boxes' pixels are those of the upright image
+        small = ImageOps.contain(upright.convert("RGB"), size)
+        scale = small.width / upright.width
+    draw = ImageDraw.Draw(small)
+    for mark in marks:
+        left, top, right, bottom = (corner * scale for corner in mark[2:])
+        draw.rectangle((left, top, right, bottom), outline=mark.color, width=2)
+        length = draw.textlength(mark.text, font=font)
+        above = top - 16 if top >= 16 else min(bottom, small.height - 16)
+        at = (max(0, min(left, small.width - length - 5)), above)
+        draw.rectangle((*at, at[0] + length + 5, at[1] + 15), fill=mark.color)
+        draw.text((at[0] + 3, at[1] + 1), mark.text, fill="white", font=font)
+    return small
 
 
 def table(rows: Iterable[Sequence[Any]], columns: Sequence[str]) -> dict[str, str]:

@@ -30,6 +30,9 @@ KINDS: dict[str, Any] = {
     "choice": str,
     "apply": bool,
     "safety": str | None,
+    "weights": str,
+    "test": str | None,
+    "again": bool,
 }
 
 

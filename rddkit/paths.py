@@ -120,6 +120,37 @@ class RunPaths:
     def report(self) -> Path:
         return self.folder / "report"
 
+    @property
+    def evaluation(self) -> Path:
+        return self.folder / "evaluation"
+
+    @property
+    def evaluation_json(self) -> Path:
+        return self.evaluation / "evaluation.json"
+
+    @property
+    def truth_json(self) -> Path:
+        return self.evaluation / "truth.json"
+
+    def found_json(self, weights: str) -> Path:
+        """What `best` or `last` found on the validation images."""
+        return self.evaluation / f"{weights}.json"
+
+    def misses(self, weights: str) -> Path:
+        """A picture of the worst of it."""
+        return self.evaluation / f"misses-{weights}.jpg"
+
+    @property
+    def submission(self) -> Path:
+        return self.evaluation / "submission.csv"
+
+    @property
+    def exports(self) -> Path:
+        return self.folder / "exports"
+
+    def predictions(self, name: str) -> Path:
+        return self.folder / "predictions" / name
+
 
 def runs(project: Path | None = None) -> list[RunPaths]:
     """The runs in `project` (default `results/`), the most recently active last."""

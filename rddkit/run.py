@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from rddkit import adopt, clock, config, host, journal, lighter, lock, offline, paths, runfile, start
+from rddkit import adopt, clock, config, evaluation, host, journal, lighter, lock, offline, paths, runfile, start
 from rddkit.cause import STOPPED_EXIT
 from rddkit.config import ConfigError
 from rddkit.fallbacks import NEXT, Known
@@ -251,6 +251,19 @@ class Run:
             if twice:
                 clock.sleep(POLL_SECONDS)
         return True
+
+    def evaluate(self, weights: tuple[str, ...] = ("best", "last"), test: str | Path | None = None) -> dict[str, Any]:
+        """F1, average precision and what was missed, of the run's weights on its validation images; in a child process.
+
+        Prints what is done and what to know of the result; returns what `evaluation/evaluation.json` then holds.
+
+        Args:
+            weights: which of `best` and `last`.
+            test: a folder of test images to write the challenges' submission file for.
+
+        Raises ConfigError for what is not there, lock.Busy while the run trains, inference.NoAnswer if the child dies.
+        """
+        return evaluation.in_child(self.paths, weights, None if test is None else config.find_input(test))
 
     def status(self) -> Status:
         """What state the run is in now, with its sentence."""

@@ -114,3 +114,16 @@ def workshop(
     yield make
     for one in made:
         clean_up(one.run)
+
+
+@pytest.fixture(scope="session")
+def blocks(make_root: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """A root with the finished run `blocks`, whose model finds something; tests may evaluate it, and not train it."""
+    from blocks import SETTINGS, write_blocks
+
+    folder = tmp_path_factory.mktemp("blocks")
+    data = write_blocks(folder / "data")
+    shop = Workshop(make_root(folder / "root", **{**SETTINGS, "data": str(data)}), name="blocks")
+    done = shop.train()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return shop

@@ -143,6 +143,7 @@ def test_training_that_fails_fails_the_notebook_and_names_the_exit_code(books: P
         ("02_training", {"config": "configs/tiny.yaml", "batc": 1}, "unknown parameter 'batc'. Did you mean 'batch'?"),
         ("03_monitoring", {"runs": "x"}, "unknown parameter 'runs'. Did you mean 'run'?"),
         ("04_fallback", {"chioce": "lean"}, "unknown parameter 'chioce'. Did you mean 'choice'?"),
+        ("05_evaluation", {"weigths": "last"}, "unknown parameter 'weigths'. Did you mean 'weights'?"),
     ],
 )
 def test_an_unknown_parameter_is_an_error(

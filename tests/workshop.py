@@ -67,9 +67,9 @@ def clean_up(run: RunPaths) -> None:
 class Workshop:
     """A root with one tiny run in it; processes get its environment."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, name: str = "tiny") -> None:
         self.root = root
-        self.run = RunPaths(root / "results" / "tiny")
+        self.run = RunPaths(root / "results" / name)
         self.environment = {**os.environ, "RDDKIT_ROOT": str(root)}
 
     def cli(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,84 @@
+"""Ask a trained model something: in a child of its own, capped and threaded as a worker. Never holds torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rddkit import books, config, lock, memory, offline, runfile
+from rddkit.cause import signal_name
+from rddkit.config import ConfigError
+from rddkit.life import environment
+from rddkit.paths import RunPaths
+from rddkit.runfile import RunFile
+
+WEIGHTS = ("best", "last")
+LOG_BYTES = 1200
+
+
+class NoAnswer(RuntimeError):
+    """The child that held the model ended without an answer; the text has its last lines and the way on. Exit 1."""
+
+
+def weights_there(paths: RunPaths, wanted: tuple[str, ...] = WEIGHTS) -> list[str]:
+    """Which of a run's weights there are. ConfigError if none is."""
+    for name in wanted:
+        if name not in WEIGHTS:
+            raise ConfigError(f"no weights {name!r}.{config.nearest(name, WEIGHTS)} There are: {', '.join(WEIGHTS)}")
+    there = [name for name in wanted if (paths.weights / f"{name}.pt").is_file()]
+    if not there:
+        files = " or ".join(f"{name}.pt" for name in wanted)
+        raise ConfigError(
+            f"{paths.name} has no {files} in {paths.weights}: they come with its first whole epoch. "
+            f"How it stands: rddkit status {paths.name}"
+        )
+    return there
+
+
+def ask(paths: RunPaths, order: dict[str, Any], module: str = "rddkit.evaluate") -> dict[str, Any]:
+    """The answer of a child that runs `module` with one order.
+
+    Raises lock.Busy for a run that is being trained, whose memory this would take, and NoAnswer where the child dies.
+    """
+    if lock.is_held(paths.lock):
+        raise lock.Busy(
+            f"the run {paths.name!r} is being trained, and a second model beside it could take the memory it needs; "
+            f"wait for its end, or stop it: rddkit stop {paths.name}"
+        )
+    record = with_budget_now(runfile.read(paths.run_yaml))
+    told = {"folder": str(paths.folder), "budget": record.budget["bytes"], **order}
+    offline.prepare_home()
+    paths.logs.mkdir(exist_ok=True)
+    log = paths.logs / f"{module.rpartition('.')[2]}.log"
+    with open(log, "wb") as said:
+        child = subprocess.run(
+            [sys.executable, "-m", module],
+            input=json.dumps(told).encode(),
+            stdout=subprocess.PIPE,
+            stderr=said,
+            env={**os.environ, **offline.environment(), **environment(record)},
+            check=False,
+        )
+    if child.returncode != 0 or not child.stdout:
+        raise NoAnswer(_told(child.returncode, log, paths))
+    answer: dict[str, Any] = json.loads(child.stdout)
+    return answer
+
+
+def with_budget_now(record: RunFile) -> RunFile:
+    """The record with what may be held now: at its training other programs may have been running."""
+    reserve = record.safety["reserve"]
+    budget = memory.memory_budget(record.safety["budget"], None if reserve == "auto" else reserve)
+    return dataclasses.replace(record, budget={**record.budget, "bytes": budget.bytes, "source": budget.source})
+
+
+def _told(code: int, log: Path, paths: RunPaths) -> str:
+    how = signal_name(-code) if code < 0 else f"exit code {code}"
+    tail = books.log_tail(log, LOG_BYTES)
+    way = "close other programs, then ask again" if code < 0 or "memory" in tail else "mend that, then ask again"
+    return f"the model of {paths.name!r} gave no answer ({how}). Last lines of {log}:\n{tail}\nNext: {way}."

@@ -1,0 +1,206 @@
+"""A real model evaluated: its detections, F1 and average precision agree with Ultralytics' own and with each other."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from workshop import Workshop
+
+from rddkit import assessment, challenge, detections, evaluation, inference, lock, precision, runfile, submission
+from rddkit.config import ConfigError
+from rddkit.status import read_rows
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def evaluated(blocks: Workshop) -> dict[str, Any]:
+    """evaluation.json after `rddkit evaluate`."""
+    done = blocks.cli("evaluate", "blocks")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(blocks.run.evaluation_json.read_text())
+    return found | {"stdout": done.stdout, "stderr": done.stderr}
+
+
+def test_the_model_finds_something_and_the_table_says_so(evaluated: dict[str, Any]) -> None:
+    best = evaluated["weights"]["best"]
+    assert best["images"] == 12 and best["f1"]["f1"] > 0.3
+    assert f"threshold {best['threshold']:.3f}" in evaluated["stdout"]
+    for text in ("D40 pothole", "Czech", "Japan", "AP50-95"):
+        assert text in evaluated["stdout"]
+    assert "with thresholds chosen on the other half of the images" in evaluated["stderr"]
+    assert "labelled boxes: these figures are rough guesses" in evaluated["stderr"]
+
+
+@pytest.mark.parametrize("key", ["mAP50", "mAP50-95"])
+def test_average_precision_is_ultralytics_to_a_thousandth_but_for_its_interpolation(
+    evaluated: dict[str, Any], key: str
+) -> None:
+    for result in evaluated["weights"].values():
+        assert result["ultralytics_at_101_points"][key] == pytest.approx(result[key], abs=1e-3)
+    assert "by its other interpolation" in evaluated["stderr"]
+
+
+def test_ultralytics_own_interpolation_over_our_detections_gives_its_own_number(
+    blocks: Workshop, evaluated: dict[str, Any]
+) -> None:
+    seen = detections.read(blocks.run.truth_json, blocks.run.found_json("best"))
+    ap = [trapezoid(seen, label) for label in np.unique(seen.truth.label)]
+    assert float(np.mean(ap)) == pytest.approx(evaluated["weights"]["best"]["ultralytics"]["mAP50-95"], abs=1e-3)
+
+
+def trapezoid(seen: detections.Seen, label: int) -> float:
+    """One class's AP50-95 by straight lines through 101 points, from our own matches."""
+    truth, found = seen.truth.take(seen.truth.label == label), seen.found.take(seen.found.label == label)
+    found = challenge.strongest(found, most=300)
+    values = []
+    for least in precision.IOUS:
+        right = (challenge.match(truth, found, least=float(least)) != challenge.NONE).cumsum()
+        recall, exact = right / len(truth), right / np.arange(1, len(found) + 1)
+        ends = np.concatenate([[0.0], recall, [recall[-1], 1.0]])
+        envelope = np.maximum.accumulate(np.concatenate([[1.0], exact, [0.0, 0.0]])[::-1])[::-1]
+        values.append(np.trapezoid(np.interp(precision.RECALLS, ends, envelope), precision.RECALLS))
+    return float(np.mean(values))
+
+
+def test_ultralytics_val_called_plainly_says_the_same(blocks: Workshop, evaluated: dict[str, Any]) -> None:
+    code = (
+        "import sys, json; from ultralytics import YOLO; model = YOLO(sys.argv[1])\n"
+        "box = model.val(data=sys.argv[2], imgsz=64, batch=1, plots=False, verbose=False, project=sys.argv[3]).box\n"
+        "print(json.dumps([box.map50, box.map]))"
+    )
+    words = [str(blocks.run.best), runfile.read(blocks.run.run_yaml).config["data"], str(blocks.root / "plain")]
+    done = run_python(code, *words, env={"RDDKIT_ROOT": str(blocks.root)})
+    theirs = evaluated["weights"]["best"]["ultralytics"]
+    assert theirs["mAP50-95"] == pytest.approx(
+        max(row["metrics/mAP50-95(B)"] for row in read_rows(blocks.run.results_csv)), abs=1e-3
+    )
+    assert json.loads(done.splitlines()[-1]) == pytest.approx([theirs["mAP50"], theirs["mAP50-95"]], abs=1e-6)
+
+
+def run_python(code: str, *words: str, env: dict[str, str]) -> str:
+    import subprocess
+
+    from rddkit import offline
+
+    command = [sys.executable, "-c", code, *words]
+    environment = {**os.environ, **offline.environment(), **env}
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=120).stdout
+
+
+def test_everything_follows_from_the_kept_detections(blocks: Workshop, evaluated: dict[str, Any]) -> None:
+    seen = detections.read(blocks.run.truth_json, blocks.run.found_json("last"))
+    again = json.loads(json.dumps(assessment.assess(seen)))
+    assert {key: evaluated["weights"]["last"][key] for key in again} == again
+
+
+def test_f1_by_class_and_by_domain_add_up_to_all(evaluated: dict[str, Any]) -> None:
+    best = evaluated["weights"]["best"]
+    for key in ("hits", "wrong", "missed"):
+        assert sum(counts[key] for counts in best["f1_by_class"].values()) == best["f1"][key]
+        assert sum(counts[key] for counts in best["f1_by_domain"].values()) == best["f1"][key]
+    assert set(best["f1_by_domain"]) == {"Czech", "Japan"}
+    matrix = np.array(best["confusion"])
+    assert matrix[:-1].sum() == best["labelled"]
+
+
+def test_the_labels_are_those_of_the_data_set(blocks: Workshop, evaluated: dict[str, Any]) -> None:
+    seen = detections.read(blocks.run.truth_json, blocks.run.found_json("best"))
+    told = 0
+    for number, photo in enumerate(seen.photos):
+        lines = Path(photo.path.replace("/images/", "/labels/")).with_suffix(".txt").read_text().split("\n")
+        own = seen.truth.take(seen.truth.image == number)
+        assert (photo.width, photo.height) == (64, 64)
+        assert sorted(own.label.tolist()) == sorted(int(line.split()[0]) for line in lines if line)
+        told += len(own)
+    assert told == len(seen.truth) > 8
+
+
+def test_the_worst_are_drawn(blocks: Workshop, evaluated: dict[str, Any]) -> None:
+    assert blocks.run.misses("best").read_bytes().startswith(b"\xff\xd8")
+
+
+def test_the_submission_is_written_and_checked(blocks: Workshop, evaluated: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "test images" / "Japan" / "test" / "images"
+    folder.mkdir(parents=True)
+    data = Path(runfile.read(blocks.run.run_yaml).config["data"]).parent
+    for image in sorted((data / "images" / "val").iterdir())[:4]:
+        (folder / image.name).write_bytes(image.read_bytes())
+    done = blocks.cli("evaluate", "blocks", "--weights", "best", "--test", str(tmp_path / "test images"), "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["submission"]["images"] == 4 and told["submission"]["problems"] == []
+    text = blocks.run.submission.read_text()
+    assert submission.problems(text, [(image.name, 64, 64) for image in folder.iterdir()]) == []
+    assert set(told["weights"]) == {"best"}
+
+
+def test_a_model_that_does_not_fit_the_budget_says_so(blocks: Workshop) -> None:
+    content = blocks.run.run_yaml.read_text()
+    record = yaml.safe_load(content)
+    record["safety"]["budget"] = 1 << 20
+    try:
+        blocks.run.run_yaml.write_text(yaml.safe_dump(record))
+        done = blocks.cli("evaluate", "blocks")
+    finally:
+        blocks.run.run_yaml.write_text(content)
+    assert done.returncode == 1
+    assert "the model of 'blocks' gave no answer (exit code 1)" in done.stderr
+    assert "memory" in done.stderr and "Next: close other programs, then ask again." in done.stderr
+
+
+def test_a_run_in_training_is_left_alone(blocks: Workshop) -> None:
+    fd = lock.take(blocks.run.lock)
+    try:
+        with pytest.raises(lock.Busy, match="is being trained.*rddkit stop blocks"):
+            inference.ask(blocks.run, {"do": "validate", "weights": "best"})
+    finally:
+        os.close(fd)
+
+
+def test_weights_that_are_not_there_are_said(blocks: Workshop, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no weights 'bets'. Did you mean 'best'\? There are: best, last"):
+        inference.weights_there(blocks.run, ("bets",))
+    from rddkit.paths import RunPaths
+
+    with pytest.raises(ConfigError, match="has no best.pt or last.pt .* first whole epoch.*rddkit status empty"):
+        inference.weights_there(RunPaths(tmp_path / "empty"))
+    with pytest.raises(ConfigError, match="has not been evaluated yet; run: rddkit evaluate empty"):
+        evaluation.read(RunPaths(tmp_path / "empty"))
+
+
+def test_test_images_that_are_not_there_are_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no folder .* with test images"):
+        evaluation.test_images(tmp_path / "absent")
+    with pytest.raises(ConfigError, match="no image below"):
+        evaluation.test_images(tmp_path)
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "same.jpg").touch()
+    with pytest.raises(ConfigError, match="two test images named same.jpg"):
+        evaluation.test_images(tmp_path)
+
+
+def test_the_notebook_shows_it_all_and_its_kernel_stays_light(
+    blocks: Workshop, evaluated: dict[str, Any], tmp_path: Path
+) -> None:
+    from test_notebooks import PLOTLY, execute
+
+    done = execute("05_evaluation", tmp_path / "new", blocks.root, run="blocks", weights="both", again=True)
+    assert "blocks: Finished" in done.text and "best.pt: F1" in done.text and "last.pt: F1" in done.text
+    assert "D40 pothole" in done.text and "by its other interpolation" in done.text
+    assert done.count(PLOTLY) == 3 and done.count("image/jpeg") == 1
+    before = execute("05_evaluation", tmp_path / "kept", blocks.root)
+    assert "evaluated before, and the weights have not changed since" in before.text
+
+
+def test_errors_come_back_from_the_child_as_they_were(blocks: Workshop, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="^no folder .* with test images"):
+        evaluation.in_child(blocks.run, ("best",), tmp_path / "absent")
