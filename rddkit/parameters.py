@@ -30,6 +30,8 @@ KINDS: dict[str, Any] = {
     "choice": str,
     "apply": bool,
     "safety": str | None,
+    "sweep": str,
+    "address": str | None,
 }
 
 

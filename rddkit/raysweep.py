@@ -32,13 +32,15 @@ import ray  # noqa: E402
 from ray import tune  # noqa: E402
 from ray.tune.schedulers import ASHAScheduler  # noqa: E402
 
-from rddkit import clock, lock, memory, outlook, paths, standings, status  # noqa: E402
+from rddkit import clock, config, lock, memory, outlook, paths, standings, status  # noqa: E402
 from rddkit.config import PLAN_KEYS, ConfigError  # noqa: E402
 from rddkit.memory import MIB, human  # noqa: E402
+from rddkit.paths import RunPaths  # noqa: E402
 from rddkit.run import Run  # noqa: E402
 from rddkit.safety import load_safety  # noqa: E402
 from rddkit.standings import ASHA, RUNNING, Standing, Standings  # noqa: E402
 from rddkit.sweep import Sweep, standing  # noqa: E402
+from rddkit.sweep import Trial as Planned  # noqa: E402
 
 SLICE_SECONDS = 2.0  # a trial answers Tune at least this often, so that it can be asked to stop
 POLL_SECONDS = 0.2
@@ -120,7 +122,7 @@ class Watch(tune.Callback):  # type: ignore[misc]
         one = self.told.of(trial.config["trial"]["run"])
         moved = one.node and one.node != result["node"]
         if one.state != RUNNING or moved:
-            self.say(f"{one.run}: {'goes on' if moved or result['epoch'] else 'started'} on {result['node']}")
+            self.say(f"{one.run}: {'continued' if moved or result['epoch'] else 'started'} on {result['node']}")
         before, one.state, one.node = one.epochs, RUNNING, result["node"]
         if result["epoch"] != before or result["over"]:
             one.look()
@@ -149,43 +151,68 @@ def drive(sweep: Sweep, address: str | None, safety: str | None, say: Say) -> St
     Args:
         address: a Ray cluster's (`auto`: the one this machine belongs to); None starts Ray here and ends it again.
 
-    Raises ConfigError for runs with other settings in the way, and for a cluster that cannot be reached.
+    Raises ConfigError for runs with other settings in the way and for a cluster that cannot be reached, lock.Busy
+    where another process runs the sweep.
     """
     told = take_stock(sweep, address)
-    to_do = [trial for trial in sweep.trials if told.of(trial.name).state not in standings.SETTLED]
-    for one in told.trials:
-        if one.state in standings.SETTLED:
-            say(f"{one.run}: {one.state}")
-    if to_do:
-        limits = load_safety(safety)
-        keep = None if limits.reserve == "auto" else limits.reserve
-        with _ray(address, memory.memory_budget(limits.budget, keep)):
-            needs = Needs(sweep, safety, say)
-            asked = []
-            for trial in to_do:
-                resources = needs.of(trial)
-                told.of(trial.name).asked_bytes = resources.get("memory")
-                asked.append(
-                    {
-                        "run": trial.name,
-                        "config": trial.asked.source,
-                        "overrides": trial.overrides,
-                        "safety": str(paths.resolve(safety)) if safety else None,
-                        "cpus": sweep.file.cpus,
-                        "root": str(paths.root()),
-                        "column": sweep.column,
-                        "resources": resources,
-                    }
-                )
-            told.write()
-            _tune(sweep, asked, Watch(told, say))
+    with _alone(sweep):
+        to_do = [trial for trial in sweep.trials if told.of(trial.name).state not in standings.SETTLED]
         for one in told.trials:
-            _wait_until_left(one)
-            if one.state != "done":
-                one.settle()
-    told.ended = clock.stamp()
-    told.write()
+            if one.state in standings.SETTLED:
+                say(f"{one.run}: {one.state}")
+        told.write()
+        if to_do:
+            _work(sweep, to_do, told, safety, say)
+        told.ended = clock.stamp()
+        told.write()
     return told
+
+
+def _work(sweep: Sweep, to_do: list[Planned], told: Standings, safety: str | None, say: Say) -> None:
+    limits = load_safety(safety)
+    keep = None if limits.reserve == "auto" else limits.reserve
+    with running_ray(told.address, memory.memory_budget(limits.budget, keep)):
+        needs = Needs(sweep, safety, say)
+        asked = []
+        for trial in to_do:
+            resources = needs.of(trial)
+            told.of(trial.name).asked_bytes = resources.get("memory")
+            asked.append(
+                {
+                    "run": trial.name,
+                    "config": trial.asked.source,
+                    "overrides": trial.overrides,
+                    "safety": str(config.find_input(safety)) if safety else None,
+                    "cpus": sweep.file.cpus,
+                    "root": str(paths.root()),
+                    "column": sweep.column,
+                    "resources": resources,
+                }
+            )
+        tune_trials(sweep, asked, Watch(told, say))
+    for one in told.trials:
+        _wait_until_left(one)
+        if one.state != "done":
+            one.settle()
+
+
+@contextlib.contextmanager
+def _alone(sweep: Sweep) -> Iterator[None]:
+    """Own the sweep. Raises lock.Busy where another process drives it."""
+    sweep.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        fd = lock.take(sweep.lock)
+    except lock.Busy:
+        pid = lock.signature(sweep.lock).get("supervisor_pid", "on another machine")
+        raise lock.Busy(
+            f"the sweep {sweep.name!r} is being run by process {pid}. Look at it: notebooks/06_sweep.ipynb. "
+            f"Stop it resumably: kill {pid}"
+        ) from None
+    try:
+        lock.sign(fd, supervisor_pid=os.getpid(), supervisor_started=lock.started(os.getpid()))
+        yield
+    finally:
+        os.close(fd)
 
 
 def take_stock(sweep: Sweep, address: str | None) -> Standings:
@@ -219,7 +246,7 @@ class Needs:
         self.largest = max((int(node.get("memory", 0)) for node in nodes), default=0)
         self.gpus = any(node.get("GPU", 0) for node in nodes)
 
-    def of(self, trial: Any) -> dict[str, Any]:
+    def of(self, trial: Planned) -> dict[str, Any]:
         """CPU, GPU and memory (bytes), as far as they are reserved. One larger than any node gets the largest whole."""
         found: dict[str, Any] = {"CPU": self.sweep.file.cpus}
         device = trial.asked.args.get("device")
@@ -235,7 +262,7 @@ class Needs:
         bound, _ = self.known[about]
         return found if bound is None else {**found, "memory": min(bound, self.largest)}
 
-    def _estimate(self, trial: Any) -> tuple[int | None, str]:
+    def _estimate(self, trial: Planned) -> tuple[int | None, str]:
         try:
             told = outlook.look(trial.asked.source, safety=self.safety, **trial.overrides).told
         except Exception as error:  # an estimate must never keep a run from being tried
@@ -245,7 +272,13 @@ class Needs:
         return bound, f"{trial.name} and alike: need up to {human(bound)} each{more if bound > self.largest else ''}"
 
 
-def _tune(sweep: Sweep, asked: list[dict[str, Any]], watch: Watch) -> None:
+def tune_trials(sweep: Sweep, asked: list[dict[str, Any]], watch: Watch, trainable: type = Trial) -> None:
+    """Have Tune work through the trials; returns when all have ended, or after an interrupt.
+
+    Args:
+        asked: of each trial what `Trial` wants, with the `resources` that Ray reserves for it.
+        trainable: what stands in for `Trial` where something else is to be measured.
+    """
     place = sweep.folder / "ray"  # Tune's own bookkeeping; what counts is in the runs' folders
     asha = sweep.file.asha
     scheduler = None
@@ -262,7 +295,7 @@ def _tune(sweep: Sweep, asked: list[dict[str, Any]], watch: Watch) -> None:
         )
     resources = {one["run"]: tune.PlacementGroupFactory([one["resources"]]) for one in asked}
     tuner = tune.Tuner(
-        tune.with_resources(Trial, lambda config: resources[config["trial"]["run"]]),
+        tune.with_resources(trainable, lambda config: resources[config["trial"]["run"]]),
         param_space={"trial": tune.grid_search(asked)},
         tune_config=tune.TuneConfig(
             scheduler=scheduler,
@@ -301,7 +334,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ray(address: str | None, budget: memory.Reading) -> Iterator[None]:
+def running_ray(address: str | None, budget: memory.Reading) -> Iterator[None]:
     """Ray, started here and ended afterwards, or that of a cluster."""
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     scratch = None
@@ -335,5 +368,5 @@ def _ray(address: str | None, budget: memory.Reading) -> Iterator[None]:
 def _wait_until_left(one: Standing) -> None:
     """Wait for a run that still winds down after Tune has let go of it."""
     deadline = clock.monotonic() + BUSY_SECONDS
-    while lock.is_held(Path(one.folder) / ".lock") and clock.monotonic() < deadline:
+    while lock.is_held(RunPaths(Path(one.folder)).lock) and clock.monotonic() < deadline:
         clock.sleep(POLL_SECONDS)

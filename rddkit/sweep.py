@@ -106,6 +106,15 @@ class Sweep:
         return self.folder / "sweep.json"
 
     @property
+    def lock(self) -> Path:
+        return self.folder / ".lock"
+
+    @property
+    def log(self) -> Path:
+        """What a sweep in the background says."""
+        return self.folder / "sweep.log"
+
+    @property
     def column(self) -> str:
         """The metric's column in results.csv."""
         return next(column for column, name in METRICS.items() if name == self.file.metric)
@@ -157,7 +166,7 @@ def combinations(file: SweepFile) -> list[dict[str, Any]]:
 def run_name(sweep: str, overrides: Mapping[str, Any]) -> str:
     """`sweep-seed_1-imgsz_64`: a folder's name in which the overrides can be read."""
     words = [f"{key}_{Path(value).stem if isinstance(value, str) else value}" for key, value in overrides.items()]
-    name = re.sub(r"[^\w.+-]+", "_", "-".join([sweep, *words])).strip("_.")
+    name = re.sub(r"(?:[^\w.+-]|_)+", "_", "-".join([sweep, *words])).strip("_.")
     if len(name) <= LONGEST:
         return name
     return f"{name[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
