@@ -73,10 +73,13 @@ def timed(work: Callable[[], Any]) -> float:
 
 def no_op(many: Path, trials: int) -> None:
     """The way through Ray, with a trainable that starts no run."""
+    from rddkit import sweep
+
+    sweep.need_ray()
     began = clock.monotonic()
     from ray import tune
 
-    from rddkit import raysweep, standings, sweep
+    from rddkit import raynodes, raysweep, standings
 
     print(f"import of Ray: {clock.monotonic() - began:.1f} s")
 
@@ -97,7 +100,7 @@ def no_op(many: Path, trials: int) -> None:
     words = [{"run": one.name, "resources": {"CPU": 1}, "column": asked.column} for one in asked.trials]
     peak = Peak()
     started = clock.monotonic()
-    with raysweep.running_ray(None, memory.memory_budget()):
+    with raynodes.running_ray(None, memory.memory_budget()):
         up = clock.monotonic()
         raysweep.tune_trials(asked, words, Look(told, print), NoOp)
         worked = clock.monotonic()

@@ -1,114 +1,33 @@
-"""A sweep's trials on Ray Tune: each an attached, supervised run, packed by what its plan needs. Needs the `ray` extra.
-
-A trial's process on Ray holds no torch: it starts a supervisor, tells Tune of each epoch, and when it goes away (a
-node's end, a decision of Tune's) the supervisor stops the run at a snapshot.
+"""A sweep worked through by Ray Tune: what is to be done, which of it was lost, how all of it stands. Needs the `ray`
+extra.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Before Ray is imported: no usage statistics, no folders of its own making, none of its tables.
-for _name, _value in {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-    "RAY_memory_monitor_refresh_ms": "0",  # a run has its own guard; ending the light caller would free nothing
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000000",
-}.items():
-    os.environ.setdefault(_name, _value)
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
 
-import ray  # noqa: E402
-from ray import tune  # noqa: E402
-from ray.tune.schedulers import ASHAScheduler  # noqa: E402
+from rddkit import clock, config, lock, memory, paths, standings
+from rddkit.paths import RunPaths
+from rddkit.raynodes import Needs, running_ray
+from rddkit.raytrial import BUSY_SECONDS, POLL_SECONDS, Trial
+from rddkit.safety import load_safety
+from rddkit.standings import ASHA, RUNNING, WAITING, Standing, Standings
+from rddkit.sweep import Sweep, standing
+from rddkit.sweep import Trial as Planned
 
-from rddkit import clock, config, lock, memory, outlook, paths, standings, status  # noqa: E402
-from rddkit.config import PLAN_KEYS, ConfigError  # noqa: E402
-from rddkit.memory import MIB, human  # noqa: E402
-from rddkit.paths import RunPaths  # noqa: E402
-from rddkit.run import Run  # noqa: E402
-from rddkit.safety import load_safety  # noqa: E402
-from rddkit.standings import ASHA, RUNNING, Standing, Standings  # noqa: E402
-from rddkit.sweep import Sweep, standing  # noqa: E402
-from rddkit.sweep import Trial as Planned  # noqa: E402
-
-SLICE_SECONDS = 2.0  # a trial answers Tune at least this often, so that it can be asked to stop
-POLL_SECONDS = 0.2
-BUSY_SECONDS = 180.0  # a supervisor of before winds down; a lock on NFS outlives its node by up to 90 s
-STOP_SECONDS = 500.0  # less than the 600 s after which Tune ends a trial's process
 LOSSES = 3  # nodes that a trial may lose
-STORE = 80 * MIB  # Ray's object store; it wants 75 MiB, and nothing of ours goes through it
-ESTIMATED_BY = (*PLAN_KEYS, "data", "epochs", "nbs", "optimizer", "mosaic")  # the settings that an estimate reads
 Say = Callable[[str], None]
-
-
-class Gone(RuntimeError):
-    """A run whose supervisor left without a last word; Tune starts the trial again."""
-
-
-class Trial(tune.Trainable):  # type: ignore[misc]
-    """One run, as Tune sees it. `config["trial"]`: run, config, overrides, safety, cpus, root."""
-
-    def setup(self, config: dict[str, Any]) -> None:
-        self.asked = config["trial"]
-        os.environ["RDDKIT_ROOT"] = self.asked["root"]
-        os.environ["RDDKIT_NODE"] = self.node = here()
-        self.seen = 0
-        self.run = begin(self.asked)
-
-    def step(self) -> dict[str, Any]:
-        """The newest epoch once there is one, what was told before after a while; `over` when the run has ended."""
-        deadline = clock.monotonic() + SLICE_SECONDS
-        while True:
-            alive = self.run.is_alive()
-            rows = status.read_rows(self.run.paths.results_csv)
-            if not alive or len(rows) > self.seen or clock.monotonic() > deadline:
-                break
-            clock.sleep(POLL_SECONDS)
-        self.seen = len(rows)
-        newest = rows[-1] if rows else {}
-        told = {"node": self.node, "epoch": int(newest.get("epoch", 0)), "over": not alive, "done": not alive}
-        value = newest.get(self.asked["column"])
-        if not alive and self.run.status().state == "dead":
-            raise Gone(f"the supervisor of {self.run.name!r} is gone without a last word")
-        return told if value is None else {**told, "metric": value}
-
-    def cleanup(self) -> None:
-        """Stop the run and wait for its end: until then its memory is in use, and Ray gives it to nobody else."""
-        if self.run.is_alive():
-            self.run.stop()
-            self.run.wait(timeout=STOP_SECONDS)
-
-
-def here() -> str:
-    """This node: its name, and the start of Ray's number for it, which tells two on one machine apart."""
-    return f"{os.uname().nodename}/{ray.get_runtime_context().get_node_id()[:6]}"
-
-
-def begin(asked: dict[str, Any]) -> Run:
-    """Start or continue a trial's run, attached; one that is still being left by its last owner is waited for."""
-    deadline = clock.monotonic() + BUSY_SECONDS
-    while True:
-        run = Run.create(asked["config"], safety=asked["safety"], name=asked["run"], **asked["overrides"])
-        if run.decision.action == "new" and run.record is not None:
-            run.record.threads = asked["cpus"]
-            run.record.choices["threads"] = {"value": asked["cpus"], "reason": "the cores of a trial of this sweep"}
-        try:
-            return run.start()
-        except lock.Busy:
-            if clock.monotonic() > deadline:
-                raise
-            clock.sleep(1.0)
 
 
 @dataclass
@@ -118,13 +37,16 @@ class Watch(tune.Callback):  # type: ignore[misc]
     told: Standings
     say: Say
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune keeps a copy of its callbacks in its own bookkeeping, from which nothing is ever restored
+
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         one = self.told.of(trial.config["trial"]["run"])
         moved = one.node and one.node != result["node"]
         if one.state != RUNNING or moved:
             self.say(f"{one.run}: {'continued' if moved or result['epoch'] else 'started'} on {result['node']}")
         before, one.state, one.node = one.epochs, RUNNING, result["node"]
-        if result["epoch"] != before or result["over"]:
+        if result["epoch"] != before:
             one.look()
             value = f", {self.told.metric} {result['metric']:.3f}" if "metric" in result else ""
             self.say(f"{one.run}: epoch {result['epoch']}{value}")
@@ -137,6 +59,12 @@ class Watch(tune.Callback):  # type: ignore[misc]
         else:
             one.state = ASHA
         self.say(f"{one.run}: {one.state}{': ' + one.note if one.note else ''}")
+        self.told.write()
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        one = self.told.of(trial.config["trial"]["run"])
+        self.say(f"{one.run}: lost on {one.node or 'its node'}; it starts again where there is room")
+        one.state = WAITING
         self.told.write()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -231,45 +159,9 @@ def take_stock(sweep: Sweep, address: str | None) -> Standings:
             one.state = ASHA
             one.settle()
         if one.state not in standings.SETTLED:
-            one.state = standings.WAITING
+            one.state = WAITING
         told.trials.append(one)
     return told
-
-
-class Needs:
-    """What Ray reserves for a trial. Plans that need the same are estimated once."""
-
-    def __init__(self, sweep: Sweep, safety: str | None, say: Say) -> None:
-        self.sweep, self.safety, self.say = sweep, safety, say
-        self.known: dict[str, tuple[int | None, str]] = {}
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        self.largest = max((int(node.get("memory", 0)) for node in nodes), default=0)
-        self.gpus = any(node.get("GPU", 0) for node in nodes)
-
-    def of(self, trial: Planned) -> dict[str, Any]:
-        """CPU, GPU and memory (bytes), as far as they are reserved. One larger than any node gets the largest whole."""
-        found: dict[str, Any] = {"CPU": self.sweep.file.cpus}
-        device = trial.asked.args.get("device")
-        if self.gpus and device not in ("cpu", "mps"):
-            found["GPU"] = len(str(device).split(",")) if device not in (None, "") else 1
-        if self.sweep.file.pack == "off" or "GPU" in found:
-            return found
-        args = trial.asked.args
-        about = str([args.get(key) for key in ESTIMATED_BY])
-        if about not in self.known:
-            self.known[about] = self._estimate(trial)
-            self.say(self.known[about][1])
-        bound, _ = self.known[about]
-        return found if bound is None else {**found, "memory": min(bound, self.largest)}
-
-    def _estimate(self, trial: Planned) -> tuple[int | None, str]:
-        try:
-            told = outlook.look(trial.asked.source, safety=self.safety, **trial.overrides).told
-        except Exception as error:  # an estimate must never keep a run from being tried
-            return None, f"{trial.name}: no estimate ({type(error).__name__}: {error}); packed by cores alone"
-        bound = int(told["safe_bound"])
-        more = f", more than the largest node has ({human(self.largest)}): it gets that node to itself"
-        return bound, f"{trial.name} and alike: need up to {human(bound)} each{more if bound > self.largest else ''}"
 
 
 def tune_trials(sweep: Sweep, asked: list[dict[str, Any]], watch: Watch, trainable: type = Trial) -> None:
@@ -306,10 +198,12 @@ def tune_trials(sweep: Sweep, asked: list[dict[str, Any]], watch: Watch, trainab
             name=clock.utc_now().strftime("%Y%m%d-%H%M%S"),
             storage_path=str(place),
             failure_config=tune.FailureConfig(max_failures=LOSSES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a run keeps its own
             callbacks=[watch],
             verbose=0,
         ),
     )
+    logging.getLogger("ray").setLevel(logging.CRITICAL)  # `watch` says what happens to a trial
     try:
         with _terminated_as_interrupted():
             tuner.fit()
@@ -331,38 +225,6 @@ def _terminated_as_interrupted() -> Iterator[None]:
         pass
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def running_ray(address: str | None, budget: memory.Reading) -> Iterator[None]:
-    """Ray, started here and ended afterwards, or that of a cluster."""
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    scratch = None
-    try:
-        if address is None:
-            scratch = tempfile.mkdtemp(prefix="rdd-", dir="/tmp")  # sockets lie below: a path of 107 bytes at most
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                object_store_memory=STORE,
-                _memory=budget.bytes,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=scratch,
-                **quiet,
-            )
-        else:
-            try:
-                ray.init(address=address, **quiet)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                raise ConfigError(
-                    f"no Ray cluster at {address!r} ({str(error).splitlines()[0]}). Start one: ray start --head; "
-                    f"or leave --address out: then Ray is started here and ended with the sweep"
-                ) from error
-        yield
-    finally:
-        ray.shutdown()
-        if scratch:
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _wait_until_left(one: Standing) -> None:

@@ -101,8 +101,8 @@ def _has_content(text: str) -> bool:
 def _plain(model: type[BaseModel], key: str, problems: list[Any], path: Path) -> str:
     if problems[0]["type"] in ("extra_forbidden", "invalid_key") and len(problems[0]["loc"]) == 1:
         return f"{path}: unknown setting {key!r}.{config.nearest(key, model.model_fields)}"
-    said = [problem["msg"].lower().removeprefix("value error, ") for problem in problems]
-    wrong = " or ".join(text.removeprefix("input ") for text in said)
+    said = [problem["msg"].removeprefix("Value error, ").removeprefix("Input ") for problem in problems]
+    wrong = " or ".join(text[:1].lower() + text[1:] for text in said)
     if not key:  # about the whole
         return f"{path}: {wrong}"
     about = model.model_fields[key].description

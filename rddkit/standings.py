@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from rddkit import clock, durable, journal, status
@@ -139,7 +140,9 @@ def _cells(trial: Standing) -> tuple[str, ...]:
 
 def table(rows: Iterable[Sequence[str]], title: str) -> Table:
     """The trials for a terminal."""
-    shown = Table(*COLUMNS, title=title, title_justify="left")
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in COLUMNS:
+        shown.add_column(name, no_wrap=name in COLUMNS[:2])
     for row in rows:
         shown.add_row(*row)
     return shown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import itertools
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,16 @@ LONGEST = 120  # characters of a run's name; file systems take 255 bytes
 SET_HERE = {
     "name": "the sweep names its runs; `name:` in a list of trials names one",
     "project": "set it in the config",
+}
+QUIET = {  # Ray reads these when it is imported or started
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_memory_monitor_refresh_ms": "0",  # a run has its own guard; ending the light caller would free nothing
+    "RAY_kill_child_processes_on_worker_exit": "0",  # a supervisor that lost its caller still has a run to stop
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000000",
 }
 
 
@@ -121,12 +132,17 @@ class Sweep:
 
 
 def need_ray() -> None:
-    """Raise ConfigError, with what to install, where Ray is not."""
+    """Have Ray be quiet when it is imported: nothing is sent, nothing of its own is shown.
+
+    Raises ConfigError, with what to install, where it is not there.
+    """
     if importlib.util.find_spec("ray") is None:
         raise ConfigError(
             "a sweep needs Ray, which is not installed; in a checkout: "
             ".venv/bin/python -m pip install -c constraints.txt -e '.[ray]'. Everything else works without it"
         )
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
 
 
 def read(source: str | Path) -> Sweep:

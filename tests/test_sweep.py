@@ -25,7 +25,7 @@ def write(make_root: Callable[..., Path], root: Path) -> Callable[..., Path]:
 
     def write(name: str = "many", **content: Any) -> Path:
         path = root / "configs" / f"{name}.yaml"
-        path.write_text(yaml.safe_dump({"config": "configs/tiny.yaml", **content}), encoding="utf-8")
+        path.write_text(yaml.safe_dump({"config": "configs/tiny.yaml", **content}, sort_keys=False), encoding="utf-8")
         return path
 
     return write

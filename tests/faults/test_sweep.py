@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -24,7 +23,7 @@ from rddkit.paths import RunPaths
 from rddkit.status import read_progress, read_status
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
-MIB = 1 << 20
+HERE = Path(__file__).resolve().parent
 
 
 class Many:
@@ -33,20 +32,26 @@ class Many:
     def __init__(self, shop: Workshop, safety: str = "", **content: Any) -> None:
         self.shop, self.root = shop, shop.root
         self.file = shop.root / "configs" / "many.yaml"
-        self.file.write_text(yaml.safe_dump({"config": "configs/tiny.yaml", **content}))
+        self.file.write_text(yaml.safe_dump({"config": "configs/tiny.yaml", **content}, sort_keys=False))
         if safety:
             (shop.root / "configs" / "safety.yaml").write_text(safety)
 
     def command(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "rddkit.cli", "sweep", str(self.file), *words]
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen(self.command(*words), env=self.shop.environment, start_new_session=True, **pipe)  # type: ignore[call-overload,no-any-return]
+    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(*words),
+            env={**self.shop.environment, **env},
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
-    def run(self, *words: str) -> tuple[int, str]:
+    def run(self, *words: str, **env: str) -> tuple[int, str]:
         """The whole sweep: its exit code and what it said."""
-        process = self.start(*words)
+        process = self.start(*words, **env)
         said = process.communicate(timeout=280)[0]
         return process.returncode, said
 
@@ -122,7 +127,7 @@ def test_a_second_machine_takes_a_run_and_the_first_leaves_without_a_word(
     (resumed,) = events(shop.run, "resumed")
     assert resumed["exact"] is True
     one_row_per_epoch(shop.run, 30)
-    data = json.loads(json.dumps(yaml.safe_load(shop.run.run_yaml.read_text())["config"]["data"]))
+    data = yaml.safe_load(shop.run.run_yaml.read_text())["config"]["data"]
     same_weights(shop.run.folder, train_once("plain", shop.root / "plain" / "run", {**TINY, **settings, "data": data}))
 
 
@@ -158,20 +163,22 @@ def test_a_sweep_that_is_terminated_leaves_resumable_runs_and_goes_on(many: Call
 @pytest.mark.campaign
 def test_asha_stops_the_weaker_trials_resumably_and_they_are_left_so(many: Callable[..., Many]) -> None:
     # One at a time, the better first: what follows is below what was seen at the first rung.
-    settings = {"epochs": 4, "optimizer": "SGD"}
-    trials = [{"name": "good", "lr0": 0.01}, {"name": "worse", "lr0": 1e-6}, {"name": "worst", "lr0": 1e-7}]
+    trials = [{"name": "rated_0.5", "seed": 1}, {"name": "rated_0.2", "seed": 2}]
     asha = {"grace_epochs": 1, "reduction": 2}
-    three = many(settings=settings, trials=trials, asha=asha, cpus=os.cpu_count(), pack="off", metric="mAP50-95")
-    code, said = three.run()
+    two = many(settings={"epochs": 6}, trials=trials, asha=asha, cpus=os.cpu_count(), pack="off")
+    code, said = two.run(PYTHONPATH=str(HERE / "inject_metric"))
     assert code == 0, said
-    pruned = [trial for trial in three.told.trials if trial.state == standings.ASHA]
-    assert pruned, said
-    for trial in pruned:
-        assert trial.epochs < 4 and read_status(RunPaths(Path(trial.folder))).state == "stopped"
-        assert f"continue {trial.run}: rddkit train --config" in said
-    again, told = three.run()
-    assert again == 0 and f"{pruned[0].run}: stopped by ASHA" in told
-    assert len(events(RunPaths(Path(pruned[0].folder)), "attempt_started")) == 1
+    assert read_status(two.trial("rated_0.5")).state == "done"
+    stopped = two.told.of("many-rated_0.2")
+    assert stopped.state == standings.ASHA and stopped.epochs < 6
+    assert read_status(two.trial("rated_0.2")).state == "stopped"
+    assert f"continue many-rated_0.2: rddkit train --config {two.root}/configs/tiny.yaml" in said
+    again, told = two.run()
+    assert again == 0 and "many-rated_0.2: stopped by ASHA" in told
+    assert len(events(two.trial("rated_0.2"), "attempt_started")) == 1
+    alone = two.shop.cli("train", "--config", "configs/tiny.yaml", "--name", "many-rated_0.2", "seed=2")
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    one_row_per_epoch(two.trial("rated_0.2"), 6)
 
 
 @contextlib.contextmanager
