@@ -21,6 +21,7 @@ import yaml
 
 from rddkit import clock, dataset, memory
 from rddkit.memory import human
+from rddkit.safety import Safety
 
 TINY = {"model": "yolov8n.yaml", "epochs": 2, "imgsz": 32, "batch": 4, "workers": 0, "device": "cpu", "plots": False}
 
@@ -100,7 +101,7 @@ def no_op(many: Path, trials: int) -> None:
     words = [{"run": one.name, "resources": {"CPU": 1}, "column": asked.column} for one in asked.trials]
     peak = Peak()
     started = clock.monotonic()
-    with raynodes.running_ray(None, memory.memory_budget()):
+    with raynodes.running_ray(None, Safety()):
         up = clock.monotonic()
         raysweep.tune_trials(asked, words, Look(told, print), NoOp)
         worked = clock.monotonic()

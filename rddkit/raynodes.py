@@ -12,21 +12,29 @@ import ray
 from rddkit import memory, outlook
 from rddkit.config import PLAN_KEYS, ConfigError
 from rddkit.memory import MIB, human
+from rddkit.safety import Safety
 from rddkit.sweep import Sweep, Trial
 
 STORE = 80 * MIB  # Ray's object store; it wants 75 MiB, and nothing of ours goes through it
+OWN = 900 * MIB  # what a Ray started here holds itself, the command included (benchmarks/sweep_overhead.py)
+BESIDE = 200 * MIB  # a trial's process on Ray and its supervisor (the same)
 ESTIMATED_BY = (*PLAN_KEYS, "data", "epochs", "nbs", "optimizer", "mosaic")  # the settings that an estimate reads
 
 
 @contextlib.contextmanager
-def running_ray(address: str | None, budget: memory.Reading) -> Iterator[None]:
-    """Ray, started here with `budget` for its trials and ended afterwards, or that of a cluster.
+def running_ray(address: str | None, limits: Safety) -> Iterator[None]:
+    """Ray, started here and ended afterwards, with this machine's budget for its trials; or that of a cluster.
 
     Raises ConfigError where it cannot be started or reached.
     """
     with tempfile.TemporaryDirectory(prefix="rdd-", dir="/tmp", ignore_cleanup_errors=True) as scratch:
         # Ray's sockets lie below: their paths may have 107 bytes.
-        own = {"object_store_memory": STORE, "_memory": budget.bytes, "_temp_dir": scratch, "include_dashboard": False}
+        own = {
+            "object_store_memory": STORE,
+            "_memory": _for_trials(limits),
+            "_temp_dir": scratch,
+            "include_dashboard": False,
+        }
         how = {"address": address} if address else {"address": "local", "_node_ip_address": "127.0.0.1", **own}
         try:
             for again in (True, False):
@@ -40,6 +48,13 @@ def running_ray(address: str | None, budget: memory.Reading) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+def _for_trials(limits: Safety) -> int:
+    """Bytes of this machine that trials may share: the budget, less what Ray holds itself where it is not set."""
+    keep = None if limits.reserve == "auto" else limits.reserve
+    budget = memory.memory_budget(limits.budget, keep).bytes
+    return budget if limits.budget != "auto" else max(budget - OWN, MIB)
 
 
 def _unreachable(address: str | None, error: Exception) -> str:
@@ -76,7 +91,7 @@ class Needs:
             self.known[about] = self._estimate(trial)
             self.say(self.known[about][1])
         bound, _ = self.known[about]
-        return found if bound is None else {**found, "memory": min(bound, self.largest)}
+        return found if bound is None else {**found, "memory": min(bound + BESIDE, self.largest)}
 
     def _estimate(self, trial: Trial) -> tuple[int | None, str]:
         try:
@@ -85,4 +100,5 @@ class Needs:
             return None, f"{trial.name}: no estimate ({type(error).__name__}: {error}); packed by cores alone"
         bound = int(told["safe_bound"])
         more = f", more than the largest node has ({human(self.largest)}): it gets that node to itself"
-        return bound, f"{trial.name} and alike: need up to {human(bound)} each{more if bound > self.largest else ''}"
+        fits = bound + BESIDE <= self.largest
+        return bound, f"{trial.name} and alike: need up to {human(bound)} each{'' if fits else more}"

@@ -17,7 +17,7 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
-from rddkit import clock, config, lock, memory, paths, standings
+from rddkit import clock, config, lock, paths, standings
 from rddkit.paths import RunPaths
 from rddkit.raynodes import Needs, running_ray
 from rddkit.raytrial import BUSY_SECONDS, POLL_SECONDS, Trial
@@ -97,9 +97,7 @@ def drive(sweep: Sweep, address: str | None, safety: str | None, say: Say) -> St
 
 
 def _work(sweep: Sweep, to_do: list[Planned], told: Standings, safety: str | None, say: Say) -> None:
-    limits = load_safety(safety)
-    keep = None if limits.reserve == "auto" else limits.reserve
-    with running_ray(told.address, memory.memory_budget(limits.budget, keep)):
+    with running_ray(told.address, load_safety(safety)):
         needs = Needs(sweep, safety, say)
         asked = []
         for trial in to_do:
@@ -114,6 +112,7 @@ def _work(sweep: Sweep, to_do: list[Planned], told: Standings, safety: str | Non
                     "cpus": sweep.file.cpus,
                     "root": str(paths.root()),
                     "column": sweep.column,
+                    "cluster": told.address is not None,
                     "resources": resources,
                 }
             )

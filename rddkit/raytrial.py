@@ -7,6 +7,7 @@ end, a decision of Tune's), the supervisor stops the run at a snapshot.
 from __future__ import annotations
 
 import os
+import platform
 from typing import Any
 
 import ray
@@ -26,12 +27,12 @@ class Gone(RuntimeError):
 
 
 class Trial(tune.Trainable):  # type: ignore[misc]
-    """One run, as Tune sees it. `config["trial"]`: run, config, overrides, safety, cpus, root."""
+    """One run, as Tune sees it. `config["trial"]`: run, config, overrides, safety, cpus, root, column, cluster."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self.asked = config["trial"]
         os.environ["RDDKIT_ROOT"] = self.asked["root"]
-        os.environ["RDDKIT_NODE"] = self.node = here()
+        os.environ["RDDKIT_NODE"] = self.node = here(self.asked["cluster"])
         self.seen = 0
         self.run = begin(self.asked)
 
@@ -59,9 +60,10 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             self.run.wait(timeout=STOP_SECONDS)
 
 
-def here() -> str:
-    """This node: its name, and the start of Ray's number for it, which tells two on one machine apart."""
-    return f"{os.uname().nodename}/{ray.get_runtime_context().get_node_id()[:6]}"
+def here(cluster: bool) -> str:
+    """This node's name; in a cluster with the start of Ray's number for it, which tells two on one machine apart."""
+    number = f"/{ray.get_runtime_context().get_node_id()[:6]}" if cluster else ""
+    return platform.node() + number
 
 
 def begin(asked: dict[str, Any]) -> Run:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import kernel
 import psutil
 import pytest
 import yaml
@@ -18,7 +19,7 @@ from compare import RECIPE, same_weights, train_once
 from conftest import TINY
 from workshop import Workshop, clean_up, events, one_row_per_epoch, wait_for
 
-from rddkit import lock, standings
+from rddkit import lock, outlook, standings
 from rddkit.paths import RunPaths
 from rddkit.status import read_progress, read_status
 
@@ -139,8 +140,7 @@ def test_four_trials_on_two_cores_two_at_a_time(many: Callable[..., Many]) -> No
     assert "4 of 4 done" in said and "need up to" in said
     assert all(trial.asked_bytes and trial.peak_bytes < trial.asked_bytes for trial in four.told.trials)
     names = ["lr0_0.01-seed_1", "lr0_0.01-seed_2", "lr0_0.002-seed_1", "lr0_0.002-seed_2"]
-    spans = intervals(*map(four.trial, names))
-    assert any(end > later for (_, end), (later, _) in zip(spans, spans[1:], strict=False)), "some ran side by side"
+    assert side_by_side(list(map(four.trial, names)))
     again, told = four.run()
     assert again == 0 and len(intervals(*map(four.trial, names))) == 4, told
 
@@ -231,3 +231,60 @@ def test_a_node_killed_in_mid_trial_loses_nothing_and_its_trial_resumes_on_the_o
     data = yaml.safe_load(lost.run_yaml.read_text())["config"]["data"]
     plain = train_once("plain", two.root / "plain" / "run", {**TINY, **settings, "seed": 7, "data": data})
     same_weights(lost.folder, plain)
+
+
+# Ray holds about 0.9 GB, one worker at batch 12 about 1.2 GB: the limit does for one, not for two.
+BIG = {"batch": 12, "imgsz": 320, "epochs": 4}
+FOR_ONE = 3 << 30
+BARE = "cap: false\nguard: false\nestimate: false\nbackoff_seconds: 0.0\nsnapshot_seconds: 1.0\nfallbacks: [batch]\n"
+
+
+def side_by_side(runs: list[RunPaths]) -> bool:
+    spans = intervals(*runs)
+    return any(end > later for (_, end), (later, _) in zip(spans, spans[1:], strict=False))
+
+
+@pytest.mark.campaign
+def test_memory_for_less_than_two_has_trials_run_one_after_the_other(
+    many: Callable[..., Many], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rddkit import sweep
+
+    sweep.need_ray()
+    from rddkit.raynodes import BESIDE
+
+    two = many(settings={"epochs": 2}, grid={"seed": [1, 2]})
+    monkeypatch.setenv("RDDKIT_ROOT", str(two.root))
+    (trial, _) = sweep.read(two.file).trials
+    needs = outlook.look(trial.asked.source, **trial.overrides).told["safe_bound"] + BESIDE
+    safety = f"budget: {2 * needs - 1}\nestimate: false\n"
+    (two.root / "configs" / "safety.yaml").write_text(safety)
+    code, said = two.run()
+    assert code == 0, said
+    assert not side_by_side([two.trial("seed_1"), two.trial("seed_2")])
+    for name in ("seed_1", "seed_2"):
+        assert [event["cause"] for event in events(two.trial(name), "attempt_ended")] == ["done"]
+    assert [trial.asked_bytes for trial in two.told.trials] == [needs, needs]
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("pack", ["off", "estimate"])
+def test_in_a_memory_cgroup_packing_by_cores_brings_the_kernels_kill_and_by_estimate_none(
+    many: Callable[..., Many], pack: str
+) -> None:
+    two = many(BARE, BIG, grid={"seed": [1, 2]}, pack=pack)
+    runs = [two.trial("seed_1"), two.trial("seed_2")]
+    try:
+        with kernel.group(FOR_ONE) as group:
+            said = group.start(two.command(), two.shop.environment).communicate(timeout=400)[0]
+            kills = group.kills
+    except kernel.Impossible as why:
+        pytest.skip(str(why))
+    ended = [event for run in runs for event in events(run, "attempt_ended")]
+    assert side_by_side(runs) == (pack == "off"), said
+    if pack == "off":
+        killed = [event["evidence"] for event in ended if event["cause"] == "oom"]
+        assert kills and killed and all("the kernel's kill counter went up" in evidence for evidence in killed), said
+    else:
+        assert not kills and [event["cause"] for event in ended] == ["done", "done"], said

@@ -1,4 +1,4 @@
-"""Accuracies for a sweep's trials, for tests: tiny runs all have an mAP of zero. A trial's is what its name ends with."""
+"""Accuracies for a sweep's trials, for tests: tiny runs all have an mAP of zero; here it is what a name ends with."""
 
 import sys
 
