@@ -27,6 +27,7 @@ from rddkit.sweep import Sweep, standing
 from rddkit.sweep import Trial as Planned
 
 LOSSES = 3  # nodes that a trial may lose
+WRITE_SECONDS = 1.0  # sweep.json is replaced at most this often while trials only go on
 Say = Callable[[str], None]
 
 
@@ -36,6 +37,7 @@ class Watch(tune.Callback):  # type: ignore[misc]
 
     told: Standings
     say: Say
+    written: float = -1e9
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune keeps a copy of its callbacks in its own bookkeeping, from which nothing is ever restored
@@ -50,7 +52,9 @@ class Watch(tune.Callback):  # type: ignore[misc]
             one.look()
             value = f", {self.told.metric} {result['metric']:.3f}" if "metric" in result else ""
             self.say(f"{one.run}: epoch {result['epoch']}{value}")
-        self.told.write()
+        if clock.monotonic() - self.written > WRITE_SECONDS:
+            self.written = clock.monotonic()
+            self.told.write()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         one = self.told.of(trial.config["trial"]["run"])

@@ -29,7 +29,8 @@ class Standing:
     """One trial of a sweep, as far as it has come.
 
     `state`: a run's state, or waiting, running, or stopped by ASHA. `asked_bytes`: memory that Ray reserved for it.
-    `peak_bytes`: the most its worker held. `seconds`: of training, over all its attempts.
+    `peak_bytes`: the most its worker held. `seconds`: of training, over all its attempts. `note`: why it
+    failed, or was given up.
     """
 
     run: str
@@ -63,11 +64,13 @@ class Standing:
         """Take in how the run stands, once nothing of the sweep works on it any more."""
         self.look()
         now = status.read_status(RunPaths(Path(self.folder)))
-        self.exit = now.exit_code
-        if self.state != ASHA or now.state != "stopped":
-            self.state = now.state
-        if self.state in ("failed", "dead"):
-            self.note = self.note or now.sentence
+        if self.state == ASHA and now.exit_code == STOPPED_EXIT:
+            return
+        self.state, self.exit = now.state, now.exit_code
+        if now.state == "new" and self.note:  # it could not even be started, and would not be another time
+            self.state, self.exit = "failed", 1
+        elif now.state in ("failed", "dead"):
+            self.note = now.sentence
 
 
 @dataclass

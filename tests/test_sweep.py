@@ -176,3 +176,19 @@ def test_a_trial_looks_into_its_runs_folder(root: Path) -> None:
     one.settle()
     assert one.epochs > 0 and one.best_epoch and 0 < one.best["mAP50"] <= 1
     assert one.peak_bytes > 0 and one.seconds > 0
+
+
+def test_a_trial_that_could_not_be_started_has_failed_and_is_not_tried_for_ever(root: Path) -> None:
+    one = Standing("one", str(root / "results" / "one"), note="ConfigError: the data set is not there")
+    one.settle()
+    assert (one.state, one.exit) == ("failed", 1) and "data set" in one.note
+
+
+def test_a_trial_that_asha_stopped_stays_so_until_somebody_finishes_it(root: Path) -> None:
+    run = fabricate_run(root / "results" / "one", total=60, end="run_stopped")
+    one = Standing("one", str(run.folder), state=ASHA)
+    one.settle()
+    assert one.state == ASHA
+    one = Standing("two", str(fabricate_run(root / "results" / "two").folder), state=ASHA)
+    one.settle()
+    assert (one.state, one.exit) == ("done", 0)
