@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -39,7 +40,7 @@ def running_ray(address: str | None, limits: Safety) -> Iterator[None]:
         try:
             for again in (True, False):
                 try:
-                    ray.init(**how, log_to_driver=False, logging_level="ERROR")
+                    ray.init(**how, log_to_driver=False, logging_level=logging.ERROR)
                     break
                 except Exception as error:
                     ray.shutdown()
@@ -73,7 +74,8 @@ class Needs:
     def __init__(self, sweep: Sweep, safety: str | None, say: Callable[[str], None]) -> None:
         self.sweep, self.safety, self.say = sweep, safety, say
         self.known: dict[str, tuple[int | None, str]] = {}
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        list_nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
+        nodes = [node["Resources"] for node in list_nodes() if node["Alive"]]
         self.largest = max((int(node.get("memory", 0)) for node in nodes), default=0)
         self.gpus = any(node.get("GPU", 0) for node in nodes)
 

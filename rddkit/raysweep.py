@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 
 
 @dataclass
-class Watch(tune.Callback):  # type: ignore[misc]
+class Watch(tune.Callback):
     """Keeps the standings while Tune works, and says what happens."""
 
     told: Standings

@@ -26,7 +26,7 @@ class Gone(RuntimeError):
     """A run whose supervisor left without a last word; Tune starts the trial again."""
 
 
-class Trial(tune.Trainable):  # type: ignore[misc]
+class Trial(tune.Trainable):
     """One run, as Tune sees it. `config["trial"]`: run, config, overrides, safety, cpus, root, column, cluster."""
 
     def setup(self, config: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import os
 import signal
 import subprocess
@@ -89,7 +90,7 @@ def _progress(asked: Sweep) -> dict[str, str]:
     shown = exhibits.table(_rows(asked), COLUMNS)
     tail = books.log_tail(asked.log, 300).splitlines()[-2:]
     told = [_sentence(asked), *tail]
-    page = "<br>".join(exhibits.html.escape(line) for line in told) + shown["text/html"]
+    page = "<br>".join(html.escape(line) for line in told) + shown["text/html"]
     return {"text/plain": "\n".join([*told, shown["text/plain"]]), "text/html": page}
 
 

@@ -19,7 +19,7 @@ from compare import RECIPE, same_weights, train_once
 from conftest import TINY
 from workshop import Workshop, clean_up, events, one_row_per_epoch, wait_for
 
-from rddkit import lock, outlook, standings
+from rddkit import lock, outlook, standings, sweep
 from rddkit.paths import RunPaths
 from rddkit.status import read_progress, read_status
 
@@ -182,13 +182,14 @@ def test_asha_stops_the_weaker_trials_resumably_and_they_are_left_so(many: Calla
 
 
 @contextlib.contextmanager
-def cluster(**nodes: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A Ray cluster on this machine: its address, and its nodes by name; the head has no cores."""
+def cluster() -> Iterator[Any]:
+    """A Ray cluster on this machine: a head without cores, to which nodes can be added."""
+    sweep.need_ray()
     from ray.cluster_utils import Cluster
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
-        yield made.address, {name: made.add_node(**given) for name, given in nodes.items()}
+        yield made
     finally:
         made.shutdown()
 
@@ -211,13 +212,16 @@ def test_a_node_killed_in_mid_trial_loses_nothing_and_its_trial_resumes_on_the_o
 ) -> None:
     settings = {**RECIPE, "epochs": 12}
     two = many("snapshot_seconds: 1.0\n", settings, grid={"seed": [7, 8]}, pack="off")
-    monkeypatch.setenv("RAY_health_check_failure_threshold", "2")
-    with cluster(a={"num_cpus": 1}, b={"num_cpus": 1}) as (address, nodes):
-        process = two.start("--address", address)
+    monkeypatch.setenv("RAY_health_check_period_ms", "1000")
+    with cluster() as made:
+        process = two.start("--address", made.address)
+        # The command has joined the head by now, not a node that will die.
+        wait_for(lambda: (two.root / "results" / "many" / "ray").exists() or process.poll() is not None, seconds=120)
+        nodes = [made.add_node(num_cpus=1) for _ in range(2)]
         lost = two.trial("seed_7")
         wait_for(lambda: len(events(lost, "epoch")) > 2, seconds=150)
         here = events(lost, "attempt_started")[0]["node"]
-        (node,) = (node for node in nodes.values() if node.node_id[:6] == here.rpartition("/")[2])
+        (node,) = (node for node in nodes if node.node_id[:6] == here.rpartition("/")[2])
         progress = read_progress(lost.progress)
         assert {progress["supervisor_pid"], progress["worker_pid"]} <= set(end_node(node))
         said = process.communicate(timeout=280)[0]
@@ -248,8 +252,6 @@ def side_by_side(runs: list[RunPaths]) -> bool:
 def test_memory_for_less_than_two_has_trials_run_one_after_the_other(
     many: Callable[..., Many], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rddkit import sweep
-
     sweep.need_ray()
     from rddkit.raynodes import BESIDE
 
