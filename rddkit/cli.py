@@ -272,6 +272,31 @@ def selftest(
 
 
 @app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml")],
+    address: Annotated[
+        str | None, typer.Option(help="a Ray cluster's address, or auto; left out: Ray is started here and ended")
+    ] = None,
+    safety: Annotated[str | None, typer.Option(help="default configs/safety.yaml")] = None,
+) -> None:
+    """Train many runs of one config on Ray, as many at once as fit; again: only what is not done."""
+    from rddkit import standings
+    from rddkit import sweep as sweeps
+
+    sweeps.need_ray()
+    asked = sweeps.read(file)
+    from rddkit.raysweep import drive
+
+    told = drive(asked, address, safety, lambda text: out.print(text, markup=False))
+    out.print(standings.table(told.rows(), f"{told.name}: {told.sentence}"))
+    for trial in asked.trials:
+        one = told.of(trial.name)
+        if one.state == standings.ASHA:
+            out.print(f"continue {one.run}: {trial.command}", markup=False)
+    raise typer.Exit(told.exit_code)
+
+
+@app.command()
 def sample(
     folder: Annotated[Path, typer.Argument(metavar="DIR")],
     images: Annotated[int, typer.Option(min=8, help="how many")] = 48,

@@ -33,6 +33,8 @@ KINDS: dict[str, Any] = {
     "weights": str,
     "test": str | None,
     "again": bool,
+    "sweep": str,
+    "address": str | None,
 }
 
 

@@ -86,6 +86,10 @@ class RunPaths:
         return self.folder / ".lock"
 
     @property
+    def fence(self) -> Path:
+        return self.folder / ".fence"
+
+    @property
     def weights(self) -> Path:
         return self.folder / "weights"
 

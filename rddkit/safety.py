@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from rddkit import config, paths
 
 DEFAULT_SAFETY = "configs/safety.yaml"
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Safety(BaseModel):
@@ -77,25 +78,34 @@ def load_safety(source: str | Path | None = None) -> Safety:
         return Safety()
     text = path.read_text(encoding="utf-8") if path.is_file() else None
     content: dict[str, Any] = {} if text is not None and not _has_content(text) else config.read_yaml(path)
+    return validated(Safety, content, path)
+
+
+def validated(model: type[Model], content: dict[str, Any], path: Path) -> Model:
+    """The content of `path` as a model of pydantic's. ConfigError says each mistake in words."""
     try:
-        return Safety.model_validate(content)
+        return model.model_validate(content)
     except ValidationError as error:
         problems: dict[str, list[Any]] = {}
         for problem in error.errors():  # a value of two types has one for each: together they are one mistake
-            problems.setdefault(str(problem["loc"][0]), []).append(problem)
-        raise config.ConfigError("\n".join(_plain(key, found, path) for key, found in problems.items())) from error
+            key = str(problem["loc"][0]) if problem["loc"] else ""
+            problems.setdefault(key, []).append(problem)
+        said = [_plain(model, key, found, path) for key, found in problems.items()]
+        raise config.ConfigError("\n".join(said)) from error
 
 
 def _has_content(text: str) -> bool:
     return any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines())
 
 
-def _plain(key: str, problems: list[Any], path: Path) -> str:
-    if problems[0]["type"] in ("extra_forbidden", "invalid_key"):
-        return f"{path}: unknown setting {key!r}.{config.nearest(key, Safety.model_fields)}"
-    said = [problem["msg"].lower().removeprefix("value error, ") for problem in problems]
-    wrong = " or ".join(text.removeprefix("input ") for text in said)
-    about = Safety.model_fields[key].description
+def _plain(model: type[BaseModel], key: str, problems: list[Any], path: Path) -> str:
+    if problems[0]["type"] in ("extra_forbidden", "invalid_key") and len(problems[0]["loc"]) == 1:
+        return f"{path}: unknown setting {key!r}.{config.nearest(key, model.model_fields)}"
+    said = [problem["msg"].removeprefix("Value error, ").removeprefix("Input ") for problem in problems]
+    wrong = " or ".join(text[:1].lower() + text[1:] for text in said)
+    if not key:  # about the whole
+        return f"{path}: {wrong}"
+    about = model.model_fields[key].description
     return f"{path}: {key}={problems[0]['input']!r}: input {wrong} ({about})"
 
 

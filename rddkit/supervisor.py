@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rddkit import cause, choice, clock, durable, estimate, fallbacks, host, lock, memory, runfile, status
+from rddkit import cause, choice, clock, durable, estimate, fallbacks, fence, host, lock, memory, runfile, status
 from rddkit.books import Books
 from rddkit.calibration import Stopped
 from rddkit.cause import STOPPED_EXIT, Cause, Step
@@ -57,6 +57,8 @@ class Supervisor:
         self._listen_to_signals()
         # Signed only now: who reads the signature may send signals, and each has its handler.
         lock.sign(self.lock_fd, supervisor_pid=os.getpid(), supervisor_started=lock.started(os.getpid()))
+        if not self._take_over():
+            return cause.STOPPED_EXIT
         host.keep_awake(self.record.safety["keep_awake"])
         for folder in (self.paths.folder, self.paths.weights, self.paths.snapshots):
             durable.remove_leftovers(folder)
@@ -79,6 +81,15 @@ class Supervisor:
             self.reseed = step.reseed
             if not self._wait(step.wait_seconds):
                 return self._close(number, why, Step("stop", self.asked or "", exit=cause.STOPPED_EXIT))
+
+    def _take_over(self) -> bool:
+        """Raise the fence, and give an owner on another machine that may still write the time to see it; False if
+        asked to stop meanwhile.
+        """
+        self.fence, elsewhere = fence.raise_fence(self.paths.fence)
+        newest = last(self.books.events(), *status.BADGES, "attempt_started")
+        left = newest is None or newest["event"] in status.BADGES
+        return left or not elsewhere or self._wait(fence.GRACE_SECONDS)
 
     def _decide(self, why: Cause, lighter: Fallback | None) -> Step:
         ended = [event for event in self.books.events() if event["event"] == "attempt_ended"]
@@ -146,7 +157,8 @@ class Supervisor:
             life.expected = self._expected()
             plan, device = self.record.plan, self.record.device
             budget = self.record.budget.get("bytes")
-            self.journal.add("attempt_started", number, plan=plan, worker_pid=life.pid, device=device, budget=budget)
+            where = {"node": fence.node(), "worker_pid": life.pid}
+            self.journal.add("attempt_started", number, plan=plan, **where, device=device, budget=budget)
             if self.asked:
                 life.tell("stop")
             life.watch([self.woken, *([] if self.caller_fd is None else [self.caller_fd])], self._attend)
@@ -252,6 +264,7 @@ class Supervisor:
             self._ask_to_stop("the caller went away")
             ended = True
         self._heed_interrupts()
+        self._mind_fence()
         if self.until and self.asked is None and clock.age_seconds(self.until) >= 0:
             self._ask_to_stop(f"the session window is over (until {clock.local_time(self.until)})")
         return not ended
@@ -270,6 +283,16 @@ class Supervisor:
                 self.ended_at_once = 128 + number
                 if self.life:
                     self.life.end()
+
+    def _mind_fence(self) -> None:
+        """Leave at once and write nothing more where another machine has taken the run."""
+        if self.fence.is_lost():
+            if self.life:
+                self.life.end()
+                self.life.process.wait()
+            newer = fence.read(self.paths.fence).get("node", "another machine")
+            print(f"{self.record.name}: {newer} has taken the run; leaving it", file=sys.stderr, flush=True)
+            sys.exit(cause.STOPPED_EXIT)
 
     def _ask_to_stop(self, why: str) -> None:
         if self.asked is None:

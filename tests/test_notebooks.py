@@ -144,6 +144,7 @@ def test_training_that_fails_fails_the_notebook_and_names_the_exit_code(books: P
         ("03_monitoring", {"runs": "x"}, "unknown parameter 'runs'. Did you mean 'run'?"),
         ("04_fallback", {"chioce": "lean"}, "unknown parameter 'chioce'. Did you mean 'choice'?"),
         ("05_evaluation", {"weigths": "last"}, "unknown parameter 'weigths'. Did you mean 'weights'?"),
+        ("06_sweep", {"swep": "x.yaml"}, "unknown parameter 'swep'. Did you mean 'sweep'?"),
     ],
 )
 def test_an_unknown_parameter_is_an_error(
@@ -187,6 +188,19 @@ def test_monitoring_a_run_that_died_before_its_first_epoch(trained: Executed, bo
     done = execute("03_monitoring", tmp_path / "out", root, run="notebook")
     assert "notebook: Dead at" in done.text and "results.csv is not there" in done.text
     assert "No epoch is done yet" in done.text
+
+
+@pytest.mark.campaign
+def test_a_sweep_headless_trains_compares_and_names_the_winner(books: Path, tmp_path: Path) -> None:
+    (books / "configs" / "few.yaml").write_text("config: configs/tiny.yaml\ngrid: {seed: [1, 2]}\n", encoding="utf-8")
+    done = execute("06_sweep", tmp_path, books, sweep="configs/few.yaml")
+    assert "few-seed_1 | seed=1  | will be trained" in done.text
+    assert "few: 2 of 2 done; best mAP50" in done.text and "ahead of the next by" in done.text
+    assert done.count(PLOTLY) == 2
+    again = execute("06_sweep", tmp_path / "again", books, sweep="configs/few.yaml")
+    assert "few-seed_1 | seed=1  | is done" in again.text
+    started = [e for e in journal.read_events(RunPaths(books / "results" / "few-seed_1").journal) if "plan" in e]
+    assert sum(event["event"] == "attempt_started" for event in started) == 1
 
 
 def copy_of(books: Path, root: Path, closing: bool) -> Path:
