@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,8 +63,13 @@ def write_truth(path: Path, seen: Seen) -> None:
 
 
 def write_found(path: Path, found: Boxes) -> None:
-    """The found boxes as a list of COCO detections."""
-    durable.write(path, json.dumps(as_detections(found)))
+    """The found boxes as a list of COCO detections, one a line; one at a time, as there may be half a million."""
+    with durable.replacing(path) as file:
+        file.write(b"[")
+        for number, box in enumerate(as_detections(found)):
+            file.write(b",\n" if number else b"\n")
+            file.write(json.dumps(box).encode())
+        file.write(b"\n]\n")
 
 
 def as_annotations(truth: Boxes) -> list[dict[str, Any]]:
@@ -75,17 +80,15 @@ def as_annotations(truth: Boxes) -> list[dict[str, Any]]:
     ]
 
 
-def as_detections(found: Boxes) -> list[dict[str, Any]]:
+def as_detections(found: Boxes) -> Iterator[dict[str, Any]]:
     """Found boxes as COCO writes them, with their score."""
-    return [{**box, "score": score} for box, score in zip(_as_coco(found), found.score.tolist(), strict=True)]
+    return ({**box, "score": score} for box, score in zip(_as_coco(found), found.score.tolist(), strict=True))
 
 
-def _as_coco(some: Boxes) -> list[dict[str, Any]]:
-    rows = zip(some.image.tolist(), some.label.tolist(), some.corners.tolist(), strict=True)
-    return [
-        {"image_id": image, "category_id": label, "bbox": [x1, y1, x2 - x1, y2 - y1]}
-        for image, label, (x1, y1, x2, y2) in rows
-    ]
+def _as_coco(some: Boxes) -> Iterator[dict[str, Any]]:
+    for image, label, corners in zip(some.image, some.label, some.corners, strict=True):
+        x1, y1, x2, y2 = corners.tolist()
+        yield {"image_id": int(image), "category_id": int(label), "bbox": [x1, y1, x2 - x1, y2 - y1]}
 
 
 def read(truth: Path, found: Path) -> Seen:

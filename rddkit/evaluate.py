@@ -89,16 +89,16 @@ def _seen(validator: Any, data: Path) -> Seen:
     kept = sorted(validator.kept, key=lambda image: str(image[0]))
     domains = detections.domains(data, (path for path, _, _ in kept))
     photos = [Photo(path, size[0], size[1], name) for (path, size, _), name in zip(kept, domains, strict=True)]
-    truth = [
+    truth = (
         (number, int(name[0]), *_corners(box, photo), 1.0)
         for number, photo in enumerate(photos)
         for name, box in zip(*(labels[photo.path][key].tolist() for key in ("cls", "bboxes")), strict=True)
-    ]
-    found = [
+    )
+    found = (
         (number, int(row[0]), *(round(value, 3) for value in row[1:5]), round(row[5], 7))
         for number, (_, _, rows) in enumerate(kept)
         for row in rows.tolist()
-    ]
+    )
     names = [validator.names[number] for number in sorted(validator.names)]
     return Seen(photos, names, challenge.boxes(truth), challenge.boxes(found))
 

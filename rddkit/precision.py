@@ -63,7 +63,7 @@ def _of_class(truth: Boxes, found: Boxes, images: int) -> Floats:
         "annotations": detections.as_annotations(truth),
     }
     labelled = COCO(content)
-    judge = COCOeval_faster(labelled, labelled.loadRes(detections.as_detections(found)), "bbox")
+    judge = COCOeval_faster(labelled, labelled.loadRes(list(detections.as_detections(found))), "bbox")
     judge.params.iouThrs, judge.params.recThrs = IOUS, RECALLS
     judge.params.maxDets = [1, 10, MOST]
     judge.params.areaRng, judge.params.areaRngLbl = [[0, 1e10]], ["all"]
