@@ -16,6 +16,7 @@ from rddkit.memory import MIB, human
 from rddkit.safety import Safety
 from rddkit.sweep import Sweep, Trial
 
+TRIES = 4  # Ray gives a node 30 s to start; a busy machine with a cold disk can need more
 STORE = 80 * MIB  # Ray's object store; it wants 75 MiB, and nothing of ours goes through it
 OWN = 900 * MIB  # what a Ray started here holds itself, the command included (benchmarks/sweep_overhead.py)
 BESIDE = 200 * MIB  # a trial's process on Ray and its supervisor (the same)
@@ -38,13 +39,13 @@ def running_ray(address: str | None, limits: Safety) -> Iterator[None]:
         }
         how = {"address": address} if address else {"address": "local", "_node_ip_address": "127.0.0.1", **own}
         try:
-            for again in (True, False):
+            for left in reversed(range(TRIES)):
                 try:
                     ray.init(**how, log_to_driver=False, logging_level=logging.ERROR)
                     break
                 except Exception as error:
                     ray.shutdown()
-                    if not (again and "timed out during startup" in str(error)):  # a cold disk, a busy machine
+                    if not (left and "timed out during startup" in str(error)):
                         raise ConfigError(_unreachable(address, error)) from error
             yield
         finally:

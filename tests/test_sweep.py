@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from conftest import Cli
+from conftest import REPOSITORY, Cli
 from fabricate import fabricate_run
 
 from rddkit import standings, sweep
@@ -192,3 +195,26 @@ def test_a_trial_that_asha_stopped_stays_so_until_somebody_finishes_it(root: Pat
     one = Standing("two", str(fabricate_run(root / "results" / "two").folder), state=ASHA)
     one.settle()
     assert (one.state, one.exit) == ("done", 0)
+
+
+def test_the_script_for_slurm_passes_the_notice_on_and_asks_for_a_requeue_on_75(tmp_path: Path) -> None:
+    text = (REPOSITORY / "docs" / "scaling.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```bash\n(#!/bin/bash\n#SBATCH.*?)```", text, re.DOTALL)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    stands_in = {
+        "job": script,
+        ".venv/bin/rddkit": "#!/bin/bash\ntrap 'sleep 0.5; exit 75' TERM\necho ready\nwhile :; do sleep 0.05; done\n",
+        "scontrol": '#!/bin/bash\necho "$@" > asked\n',
+    }
+    for name, content in stands_in.items():
+        (tmp_path / name).write_text(content)
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "41", "SLURM_ARRAY_TASK_ID": "2"}
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    job = subprocess.Popen(
+        ["bash", tmp_path / "job"], env={**os.environ, **slurm, "PATH": path}, stdout=subprocess.PIPE, text=True
+    )
+    assert job.stdout is not None and job.stdout.readline() == "ready\n"
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=20) == 75
+    assert (tmp_path / "asked").read_text() == "requeue 41\n"

@@ -23,7 +23,8 @@ from rddkit import lock, outlook, standings, sweep
 from rddkit.paths import RunPaths
 from rddkit.status import read_progress, read_status
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(1200)]
+SWEEP_SECONDS = 500  # Ray starts seven processes; on two busy cores that alone takes a minute
 HERE = Path(__file__).resolve().parent
 
 
@@ -32,6 +33,7 @@ class Many:
 
     def __init__(self, shop: Workshop, safety: str = "", **content: Any) -> None:
         self.shop, self.root = shop, shop.root
+        self.started: list[subprocess.Popen[str]] = []
         self.file = shop.root / "configs" / "many.yaml"
         self.file.write_text(yaml.safe_dump({"config": "configs/tiny.yaml", **content}, sort_keys=False))
         if safety:
@@ -41,7 +43,7 @@ class Many:
         return [sys.executable, "-m", "rddkit.cli", "sweep", str(self.file), *words]
 
     def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.command(*words),
             env={**self.shop.environment, **env},
             start_new_session=True,
@@ -49,11 +51,22 @@ class Many:
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self.started.append(process)
+        return process
+
+    def end(self) -> None:
+        """End what a failed test may have left: the command (and with it its Ray), then the runs."""
+        for process in self.started:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            process.wait()
+        for folder in (self.root / "results").glob("many-*"):
+            clean_up(RunPaths(folder))
 
     def run(self, *words: str, **env: str) -> tuple[int, str]:
         """The whole sweep: its exit code and what it said."""
         process = self.start(*words, **env)
-        said = process.communicate(timeout=280)[0]
+        said = process.communicate(timeout=SWEEP_SECONDS)[0]
         return process.returncode, said
 
     def trial(self, name: str) -> RunPaths:
@@ -77,8 +90,7 @@ def many(workshop: Callable[..., Workshop], request: pytest.FixtureRequest) -> I
 
     yield make
     for one in made:
-        for folder in (one.root / "results").glob("many-*"):
-            clean_up(RunPaths(folder))
+        one.end()
 
 
 def intervals(*runs: RunPaths) -> list[tuple[str, str]]:
@@ -107,11 +119,13 @@ def test_trials_finish_with_a_table_and_again_nothing_is_trained(many: Callable[
     assert len(events(two.trial("seed_1"), "attempt_started")) == 1
 
 
+@pytest.mark.campaign
 def test_a_second_machine_takes_a_run_and_the_first_leaves_without_a_word(
     workshop: Callable[..., Workshop],
 ) -> None:
-    settings = {**RECIPE, "epochs": 30}
+    settings = {**RECIPE, "epochs": 24}
     shop = workshop("fence", **settings)
+    (shop.root / "configs" / "safety.yaml").write_text("snapshot_seconds: 1.0\nestimate: false\n")
     assert shop.train("--detach", RDDKIT_NODE="node-a").returncode == 0
     wait_for(lambda: events(shop.run, "epoch"))
     first = read_progress(shop.run.progress)
@@ -127,7 +141,7 @@ def test_a_second_machine_takes_a_run_and_the_first_leaves_without_a_word(
     assert "node-b has taken the run; leaving it" in shop.run.supervisor_log.read_text()
     (resumed,) = events(shop.run, "resumed")
     assert resumed["exact"] is True
-    one_row_per_epoch(shop.run, 30)
+    one_row_per_epoch(shop.run, 24)
     data = yaml.safe_load(shop.run.run_yaml.read_text())["config"]["data"]
     same_weights(shop.run.folder, train_once("plain", shop.root / "plain" / "run", {**TINY, **settings, "data": data}))
 
@@ -187,11 +201,22 @@ def cluster() -> Iterator[Any]:
     sweep.need_ray()
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    made = Cluster(initialize_head=False)
+    patiently(lambda: made.add_node(num_cpus=0, include_dashboard=False))
     try:
         yield made
     finally:
         made.shutdown()
+
+
+def patiently(start: Callable[[], Any], times: int = 3) -> Any:
+    """A node of Ray's that has started: on a busy machine one may give up on itself after its 30 s."""
+    for left in reversed(range(times)):
+        try:
+            return start()
+        except Exception as error:
+            if not left or "timed out during startup" not in str(error):
+                raise
 
 
 def end_node(node: Any) -> list[int]:
@@ -206,7 +231,6 @@ def end_node(node: Any) -> list[int]:
 
 
 @pytest.mark.campaign
-@pytest.mark.timeout(500)
 def test_a_node_killed_in_mid_trial_loses_nothing_and_its_trial_resumes_on_the_other(
     many: Callable[..., Many], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,14 +241,14 @@ def test_a_node_killed_in_mid_trial_loses_nothing_and_its_trial_resumes_on_the_o
         process = two.start("--address", made.address)
         # The command has joined the head by now, not a node that will die.
         wait_for(lambda: (two.root / "results" / "many" / "ray").exists() or process.poll() is not None, seconds=120)
-        nodes = [made.add_node(num_cpus=1) for _ in range(2)]
+        nodes = [patiently(lambda: made.add_node(num_cpus=1)) for _ in range(2)]
         lost = two.trial("seed_7")
         wait_for(lambda: len(events(lost, "epoch")) > 2, seconds=150)
         here = events(lost, "attempt_started")[0]["node"]
         (node,) = (node for node in nodes if node.node_id[:6] == here.rpartition("/")[2])
         progress = read_progress(lost.progress)
         assert {progress["supervisor_pid"], progress["worker_pid"]} <= set(end_node(node))
-        said = process.communicate(timeout=280)[0]
+        said = process.communicate(timeout=SWEEP_SECONDS)[0]
     assert process.returncode == 0, said
     assert f"{lost.name}: continued on" in said
     first, *_, last = events(lost, "attempt_started")
@@ -270,7 +294,6 @@ def test_memory_for_less_than_two_has_trials_run_one_after_the_other(
 
 
 @pytest.mark.campaign
-@pytest.mark.timeout(500)
 @pytest.mark.parametrize("pack", ["off", "estimate"])
 def test_in_a_memory_cgroup_packing_by_cores_brings_the_kernels_kill_and_by_estimate_none(
     many: Callable[..., Many], pack: str
