@@ -11,12 +11,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from rddkit import clock, config, lock
+from rddkit import clock, config, lock, paths
 from rddkit.config import ConfigError
 from rddkit.run import Run
 from rddkit.status import Status
 
 USAGE_EXIT = 2
+WATCH_SECONDS = 2.0
 app = typer.Typer(
     help="Train a YOLO road-damage detector on a small machine and lose nothing to a kill.",
     no_args_is_help=True,
@@ -111,15 +112,19 @@ def status(
 ) -> None:
     """Say in one sentence how a run stands."""
     found = Run.open(run)
-    while True:
-        now = found.status()
-        if as_json:
-            print(json.dumps(now.as_dict(), ensure_ascii=False))
-        else:
-            out.print(f"{now.name}: {now.sentence}", markup=False)
-        if not watch or now.state != "running":
-            break
-        clock.sleep(2)
+
+    def tell(now: Status) -> None:
+        said = json.dumps(now.as_dict(), ensure_ascii=False) if as_json else f"{now.name}: {now.sentence}"
+        print(said, flush=True)
+
+    if watch and out.is_terminal and not as_json:
+        from rddkit import terminal
+
+        terminal.watch(found, out)
+    while (now := found.status()).state == "running" and watch:
+        tell(now)
+        clock.sleep(WATCH_SECONDS)
+    tell(now)
     if exit_code:
         raise typer.Exit(now.exit_code)
 
@@ -141,9 +146,9 @@ def stop(
 @app.command()
 def report(run: RunName = None) -> None:
     """Write a run's report.html, one file that needs no network."""
-    from rddkit.report import write_report
+    from rddkit.report import make_report
 
-    out.print(str(write_report(Run.open(run).folder)), markup=False)
+    out.print(str(make_report(paths.find_run(run).folder)), markup=False)
 
 
 @app.command()

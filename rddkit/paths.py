@@ -120,6 +120,10 @@ class RunPaths:
     def report(self) -> Path:
         return self.folder / "report"
 
+    @property
+    def predictions(self) -> Path:
+        return self.report / "predictions.jpg"
+
 
 def runs(project: Path | None = None) -> list[RunPaths]:
     """The runs in `project` (default `results/`), the most recently active last."""
