@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo 'PYTHON=python3.11 chooses the interpreter when .venv is made; ARGS="..." goes to the command behind a target.'
 
 demo: .venv/installed  ## a tiny training, really killed, resumed and shown: a few minutes
@@ -12,6 +12,12 @@ demo: .venv/installed  ## a tiny training, really killed, resumed and shown: a f
 
 test: .venv/installed  ## the tests, two modules at a time
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-browser: .venv/installed  ## the notebooks and the report in a real browser alone: Debian's chromium or google-chrome
+	$(PY) -m pytest tests/browser -m browser $(ARGS)
+
+screenshots: .venv/installed  ## the pictures in docs/, of a real run in a real browser: some minutes
+	$(PY) benchmarks/screenshots.py
 
 lab: .venv/installed  ## the notebooks in JupyterLab (its kernel is .venv's)
 	PATH="$$PWD/.venv/bin:$$PATH" JUPYTER_PREFER_ENV_PATH=1 $(PY) -m jupyterlab $(ARGS)
@@ -46,4 +52,4 @@ endif
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@pwd > $@
 
-.PHONY: help demo test lab lint install moved
+.PHONY: help demo test test-browser screenshots lab lint install moved

@@ -9,14 +9,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rddkit.dashboard import Dashboard as Dashboard
     from rddkit.memory import clear_cache as clear_cache
     from rddkit.memory import memory_budget as memory_budget
     from rddkit.outlook import estimate_memory as estimate_memory
     from rddkit.run import Run as Run
 
 __version__ = "0.1.0"
-_HOMES = {"Run": "run", "memory_budget": "memory", "clear_cache": "memory", "estimate_memory": "outlook"}
-__all__ = ["Run", "clear_cache", "estimate_memory", "memory_budget"]
+_HOMES = {
+    "Dashboard": "dashboard",
+    "Run": "run",
+    "clear_cache": "memory",
+    "estimate_memory": "outlook",
+    "memory_budget": "memory",
+}
+__all__ = ["Dashboard", "Run", "clear_cache", "estimate_memory", "memory_budget"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import html
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import ipywidgets as widgets
 
-from rddkit import cause, fallbacks, lighter, notebook, runfile, series, style, words
+from rddkit import (
+    endings,
+    estimate,
+    fallbacks,
+    frontend,
+    lighter,
+    notebook,
+    panels,
+    runfile,
+    series,
+    sliders,
+    style,
+    words,
+)
+from rddkit.config import ConfigError
 from rddkit.fallbacks import Known
 from rddkit.journal import Event
 from rddkit.memory import human
@@ -18,102 +31,28 @@ from rddkit.records import Records
 from rddkit.run import Run
 from rddkit.runfile import RunFile
 
-EVIDENCE_CHARACTERS = 600
 AGAIN = "run 02_training with the run's parameters, or rddkit train --name {name} --resume"
-LOST = "lost without a last word, and its supervisor with it"
-MEANING = {
-    "done": "nothing more is needed",
-    "stopped": "nothing went wrong; the same plan continues: 02_training",
-    "oom": "the plan was too big for the memory there was: a lighter one, below",
-    "leak": "the plan fits, but its memory grew: the same plan in a fresh process, 02_training",
-    "nonfinite": "not a matter of memory: the same plan goes back to the last good snapshot, 02_training",
-    "hang": "not a matter of memory: the same plan in a fresh process, 02_training",
-    "killed": "nothing points to memory: the same plan continues, 02_training; a lighter one if you know better",
-    "crash": "not a matter of memory: mend what the evidence names, then 02_training; a lighter plan would not help",
-    LOST: "a power cut, a closed machine, or everything killed at once: the curve below shows whether memory was short",
-    "": "the attempt is still running",
-}
-
-
-def last_attempt(told: Records, state: str) -> tuple[Event, Event]:
-    """The start and the end of the attempt to be explained: the newest that ended; both {} where none has started.
-
-    A running run's newest attempt has not ended: the one before is told, if there is one. One that died with its
-    supervisor has no end in the journal: its end is {}.
-    """
-    starts = [event for event in told.events if event["event"] == "attempt_started"]
-    ends = {event.get("attempt"): event for event in told.events if event["event"] == "attempt_ended"}
-    if state == "running" and len(starts) > 1 and starts[-1].get("attempt") not in ends:
-        starts.pop()
-    start = starts[-1] if starts else {}
-    return start, ends.get(start.get("attempt"), {})
-
-
-def ending(told: Records, state: str) -> list[tuple[str, str]]:
-    """Why the last attempt ended, with its evidence, in rows of two."""
-    start, end = last_attempt(told, state)
-    if not start:
-        return [("attempt", "none has started yet")]
-    number = start.get("attempt", "?")
-    name = str(end.get("cause") or "") if end else "" if state == "running" else LOST
-    rows = [
-        ("attempt", f"{number}: {words.plan(start.get('plan'))}"),
-        ("began", notebook.at(start)),
-        ("ended", f"{notebook.at(end)}: {words.cause(name)}" if end else name or "not yet"),
-        ("evidence", str(end.get("evidence") or "").strip()[:EVIDENCE_CHARACTERS]),
-        ("where", _where(told, number, end)),
-        ("exit", _exit(end)),
-        ("memory", _memory(told, number, start, end)),
-        ("what followed", _followed(told.events, number)),
-        ("which means", MEANING.get(name, "")),
-    ]
-    return [row for row in rows if row[1]]
-
-
-def _where(told: Records, number: Any, end: Event) -> str:
-    seen = told.progress if told.progress.get("attempt") == number else {}
-    phase = str(end.get("where") or seen.get("phase") or "")
-    if not seen.get("epoch"):
-        return phase
-    return f"epoch {seen['epoch']}, batch {seen.get('batch')} of {seen.get('batches')}" + (
-        f", {phase}" if phase else ""
-    )
-
-
-def _exit(end: Event) -> str:
-    code = end.get("exit")
-    if not isinstance(code, int):
-        return ""
-    return f"{code} ({cause.signal_name(-code)})" if code < 0 else str(code)
-
-
-def _memory(told: Records, number: Any, start: Event, end: Event) -> str:
-    rows = told.memory[told.memory["attempt"] == number]
-    held, free = rows["worker"].dropna(), rows["available"].dropna()
-    most = end.get("peak_bytes") or (held.max() if len(held) else 0)
-    parts = [f"held up to {human(most)}" if most else ""]
-    parts.append(f"the budget was {human(start['budget'])}" if start.get("budget") else "")
-    parts.append(f"{human(free.iloc[-1])} free on the machine at the last look" if len(free) else "")
-    return "; ".join(part for part in parts if part)
-
-
-def _followed(events: Sequence[Event], number: Any) -> str:
-    """What the supervisor did next, as far as it is more than another attempt with the same plan."""
-    later = [event for event in events if event["event"] in ("fallback", "run_failed", "run_stopped", "run_done")]
-    return " ".join(words.describe(event) for event in later if event.get("attempt") == number)
+Need = Callable[[dict[str, Any]], str]
 
 
 def show_ending(told: Records, state: str) -> int:
     """Why the last attempt ended, as a table; the attempt's number, 0 where none has started."""
-    notebook.show_table(ending(told, state), ("", "the last attempt"))
-    return series.attempt_of(last_attempt(told, state)[0])
+    frontend.show_table(endings.ending(told, state), ("", "the last attempt"))
+    return series.attempt_of(endings.last_attempt(told, state)[0])
 
 
-def rungs(record: RunFile, events: Sequence[Event], told: Sequence[Known]) -> list[tuple[str, str, str, str]]:
+def rungs(
+    record: RunFile, events: Sequence[Event], told: Sequence[Known], need: Need | None = None
+) -> list[tuple[str, str, str, str]]:
     """The plans of a run from the heaviest that failed to the lightest: name, settings, cost, what is known.
 
-    Whether a plan fits by its estimate, once there is one, belongs into `Known.standing` and is told here.
+    Args:
+        need: tells of a plan whether it fits by its estimate.
     """
+
+    def known(plan: dict[str, Any]) -> str:
+        return (f"; {need(plan)}" if need else "") + _peak(events, plan)
+
     rows = []
     below = [one.fallback.plan for one in told]
     for plan in record.failed:
@@ -126,14 +65,14 @@ def rungs(record: RunFile, events: Sequence[Event], told: Sequence[Known]) -> li
                     f"failed: {plan.get('evidence')}{_peak(events, plan)}",
                 )
             )
-    rows.append(("in use", _in_use(record.plan), "", "the plan of the next attempt" + _peak(events, record.plan)))
+    rows.append(("in use", _in_use(record.plan), "", "the plan of the next attempt" + known(record.plan)))
     following = next((one for one in told if one.standing == "open"), None)
     for one in told:
         changes = words.plan_change(record.plan, one.fallback.changes)
         standing = {"open": "next" if one is following else "can be taken"}.get(
             one.standing, f"{one.standing}: {one.note}"
         )
-        rows.append((one.fallback.name, changes, one.fallback.reason, standing + _peak(events, one.fallback.plan)))
+        rows.append((one.fallback.name, changes, one.fallback.reason, standing + known(one.fallback.plan)))
     return rows
 
 
@@ -158,10 +97,37 @@ def _peak(events: Sequence[Event], plan: dict[str, Any]) -> str:
     return f"; held up to {human(most)}" if most else ""
 
 
+def what_is_known(record: RunFile) -> tuple[estimate.Known | None, str]:
+    """What an estimate of any plan of a run is made of, or why there is none."""
+    try:
+        return estimate.know(record), ""
+    except (ConfigError, OSError, ValueError) as error:
+        return None, f"no estimate: {error}"
+
+
+def show_sliders(run: Run) -> None:
+    """Memory by component against the budget: behind sliders for a plan of one's own, or as a table when headless."""
+    record = runfile.read(run.paths.run_yaml)
+    known, why = what_is_known(record)
+    if known is None:
+        print(why)
+        return
+    plan = {**record.plan, "model": known.traits.model}
+    if frontend.is_headless():
+        needed = sliders.told(known, plan)
+        frontend.show_table(sliders.rows(needed), (f"at its peak, in {needed['phase']}", "memory", "share"))
+        print(estimate.verdict(needed))
+    else:
+        frontend.show(sliders.Sliders(known, plan).widget)
+
+
 def show_fallbacks(run: Run, safety: str | None = None) -> None:
     """The run's plans, heaviest first, with what each lighter one changes, costs, and what is known of it."""
-    rows = rungs(runfile.read(run.paths.run_yaml), run.events(), run.fallbacks(safety))
-    notebook.show_table(rows, ("fallback", "settings", "costs", "what is known"))
+    record = runfile.read(run.paths.run_yaml)
+    known, _ = what_is_known(record)
+    need = None if known is None else lambda plan: estimate.verdict(estimate.judged(known, plan))
+    rows = rungs(record, run.events(), run.fallbacks(safety), need)
+    frontend.show_table(rows, ("fallback", "settings", "costs", "what is known"))
 
 
 def offer(run: Run, choice: str = fallbacks.NEXT, apply: bool = False, safety: str | None = None) -> None:
@@ -176,7 +142,7 @@ def offer(run: Run, choice: str = fallbacks.NEXT, apply: bool = False, safety: s
     told = run.fallbacks(safety)
     why = lighter.refusal(run.paths, run.status().state, told)
     chosen = None if why else fallbacks.choose(told, choice)
-    if not notebook.is_headless():
+    if not frontend.is_headless():
         Chooser(run, choice, safety).show()
     elif chosen is None:
         print(why)
@@ -189,7 +155,7 @@ class Chooser:
     """The fallbacks to choose from, the button that takes one and trains on, and below them what happened.
 
     A click only starts a background task in the kernel's own loop, as JupyterLab may deliver it in another thread
-    (a subshell): the kernel stays free. Sliders for a plan of one's own belong beside the list, in `show`.
+    (a subshell): the kernel stays free.
     """
 
     def __init__(self, run: Run, choice: str, safety: str | None) -> None:
@@ -207,7 +173,7 @@ class Chooser:
 
     def show(self) -> None:
         self.loop = asyncio.get_running_loop()
-        notebook.show(widgets.VBox([widgets.HBox([self.list, self.button]), self.about, self.happened]))
+        frontend.show(widgets.VBox([widgets.HBox([self.list, self.button]), self.about, self.happened]))
         self.place = notebook.show_progress(self.run)
         if self.run.is_alive():
             self._start(self._follow())
@@ -221,9 +187,9 @@ class Chooser:
         try:
             event = await asyncio.to_thread(self.run.fall_back, choice, self.safety)
             await asyncio.to_thread(self.run.start, detach=True)
-            self.happened.value = _paragraph(f"{notebook.at(event)}  {words.describe(event)} Training goes on.")
+            self.happened.value = panels.paragraph(f"{words.when(event)}  {words.describe(event)} Training goes on.")
         except Exception as error:  # whoever clicked sees no traceback: it would end in a log that nobody reads
-            self.happened.value = _paragraph(f"Nothing was started. {error}", style.RED)
+            self.happened.value = panels.paragraph(f"Nothing was started. {error}", style.RED)
         await self._follow()
 
     async def _follow(self) -> None:
@@ -246,9 +212,4 @@ class Chooser:
         self._describe()
 
     def _describe(self) -> None:
-        self.about.value = _paragraph(self.told.get(self.list.value or "", ""))
-
-
-def _paragraph(text: str, color: str = "inherit") -> str:
-    look = f"line-height: 1.4; max-width: 60em; white-space: pre-wrap; color: {color}"
-    return f'<div style="{look}">{html.escape(text)}</div>'
+        self.about.value = panels.paragraph(self.told.get(self.list.value or "", ""))

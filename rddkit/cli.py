@@ -12,12 +12,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from rddkit import clock, config, lock
+from rddkit import clock, config, lock, paths
 from rddkit.config import ConfigError
 from rddkit.run import Run
 from rddkit.status import Status
 
 USAGE_EXIT = 2
+WATCH_SECONDS = 2.0
 app = typer.Typer(
     help="Train a YOLO road-damage detector on a small machine and lose nothing to a kill.",
     no_args_is_help=True,
@@ -113,15 +114,19 @@ def status(
 ) -> None:
     """Say in one sentence how a run stands."""
     found = Run.open(run)
-    while True:
-        now = found.status()
-        if as_json:
-            print(json.dumps(now.as_dict(), ensure_ascii=False))
-        else:
-            out.print(f"{now.name}: {now.sentence}", markup=False)
-        if not watch or now.state != "running":
-            break
-        clock.sleep(2)
+
+    def tell(now: Status) -> None:
+        said = json.dumps(now.as_dict(), ensure_ascii=False) if as_json else f"{now.name}: {now.sentence}"
+        print(said, flush=True)
+
+    if watch and out.is_terminal and not as_json:
+        from rddkit import terminal
+
+        terminal.watch(found, out)
+    while (now := found.status()).state == "running" and watch:
+        tell(now)
+        clock.sleep(WATCH_SECONDS)
+    tell(now)
     if exit_code:
         raise typer.Exit(now.exit_code)
 
@@ -144,12 +149,12 @@ def stop(
 def report(run: RunName = None) -> None:
     """Write a run's report.html, one file that needs no network, and report/ for a write-up: tables, figures, texts."""
     from rddkit import writeup
-    from rddkit.report import write_report
+    from rddkit.report import make_report
 
-    found = Run.open(run)
-    out.print(str(write_report(found.folder)), markup=False)
-    files = writeup.write(found.paths)
-    out.print(f"{found.paths.report}: {len(files)} files, MODEL_CARD.md and methods.md among them", markup=False)
+    found = paths.find_run(run)
+    out.print(str(make_report(found.folder)), markup=False)
+    files = writeup.write(found)
+    out.print(f"{found.report}: {len(files)} files, MODEL_CARD.md and methods.md among them", markup=False)
 
 
 @app.command()

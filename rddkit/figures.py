@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,22 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from rddkit import records, series, style
+from rddkit import records, series, style, traces
 from rddkit.journal import Event
 from rddkit.memory import GIB, human
 from rddkit.records import METRICS, Records
 from rddkit.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY
 
-NOT_LOSSES = {"time", "attempt", "epoch", "batch", "batches", "lr", "images_per_second"}
 COLUMNS = 3  # loss components side by side
+CAPTIONS = {  # how to read each figure
+    "losses": "Training and validation should fall together; validation rising while training falls is overfitting. "
+    "Work that was done twice after a kill is drawn once.",
+    "metrics": "Measured on the validation images after each epoch. best.pt is the epoch with the highest mAP50-95.",
+    "learning_rate": "Rises during the warm-up, then falls as planned; a resume must not make it jump.",
+    "memory": "What the training held against what it may use. A line that climbs from epoch to epoch is a leak. Above "
+    "a dotted line too little is left for the system, and the guard warns, or has the worker leave.",
+    "throughput": "A lasting drop means swapping, heat or another program; a gap means that nothing was trained.",
+}
 
 
 def losses(
@@ -27,8 +35,9 @@ def losses(
     """One panel for each loss: training per step and per epoch, validation per epoch, over epochs."""
     columns = [str(name) for name in results]
     names = [name.partition("/")[2] for side in ("train/", "val/") for name in columns if name.startswith(side)]
-    names = list(dict.fromkeys(names + [str(name) for name in steps if name not in NOT_LOSSES]))
-    names = [name for name in names if _any(results, f"train/{name}", f"val/{name}") or _any(steps, name)]
+    names = list(dict.fromkeys(names + [str(name) for name in steps if name not in records.NOT_LOSSES]))
+    told = [name for name in names if traces.known(results, f"train/{name}", f"val/{name}")]
+    names = [name for name in names if name in told or traces.known(steps, name)]
     if not names:
         return style.empty("Losses", "No loss has been recorded yet: the first appears seconds after training starts.")
     across = min(COLUMNS, len(names))
@@ -39,11 +48,11 @@ def losses(
     steps, position = _counted(steps, batches)
     for index, name in enumerate(names):
         place = {"row": index // across + 1, "col": index % across + 1, "showlegend": index == 0}
-        if _any(steps, name):
-            _faint_and_smooth(figure, position, steps[name], None, SKY, "train, per step", place)
+        if traces.known(steps, name):
+            traces.faint_and_smooth(figure, position, steps[name], None, SKY, "train, per step", place)
         for side, color in (("train", BLUE), ("val", ORANGE)):
-            if _any(results, f"{side}/{name}"):
-                _per_epoch(figure, results, f"{side}/{name}", f"{side}, per epoch", color, place)
+            if traces.known(results, f"{side}/{name}"):
+                traces.per_epoch(figure, results, f"{side}/{name}", f"{side}, per epoch", color, place)
     # Only the first panel's traces show in the legend; a name it lacks must show from the panel that has it.
     shown: set[str] = set()
     for trace in figure.data:
@@ -56,14 +65,14 @@ def losses(
 
 def metrics(results: pd.DataFrame, events: Sequence[Event] = (), batches: int | None = None) -> go.Figure:
     """mAP50, mAP50-95, precision and recall on the validation images, the best epochs marked."""
-    there = [column for column in METRICS if _any(results, column)]
+    there = [column for column in METRICS if traces.known(results, column)]
     if not there:
         return style.empty("Accuracy on the validation images", "No epoch has been validated yet.")
     figure = go.Figure()
     colors = dict(zip(METRICS, (BLUE, GREEN, ORANGE, PURPLE), strict=True))
     for column in there:
         minor = column in (records.PRECISION, records.RECALL)
-        _per_epoch(figure, results, column, METRICS[column], colors[column], {}, dash=minor)
+        traces.per_epoch(figure, results, column, METRICS[column], colors[column], {}, dash=minor)
     for column, note in ((records.MAP50, ""), (records.MAP50_95, " (best.pt)")):
         if top := records.best(results, column):
             label = f"best {METRICS[column]} {top.value:.3f}, epoch {top.epoch}{note}"
@@ -80,34 +89,33 @@ def learning_rate(
     results: pd.DataFrame, steps: pd.DataFrame, events: Sequence[Event] = (), batches: int | None = None
 ) -> go.Figure:
     """The learning rate over epochs: per step, and per epoch for each parameter group where they differ."""
-    groups = [str(name) for name in results if str(name).startswith("lr/") and _any(results, str(name))]
-    if not groups and not _any(steps, "lr"):
+    groups = [str(name) for name in results if str(name).startswith("lr/") and traces.known(results, str(name))]
+    if not groups and not traces.known(steps, "lr"):
         return style.empty("Learning rate", "No learning rate has been recorded yet.")
     figure = go.Figure()
     steps, position = _counted(steps, batches)
-    if _any(steps, "lr"):
+    if traces.known(steps, "lr"):
         keep = series.thin(steps["lr"])
-        _line(figure, position[keep], steps["lr"].to_numpy()[keep], "per step", BLUE, {}, 1.6)
+        traces.line(figure, position[keep], steps["lr"].to_numpy()[keep], "per step", BLUE, {}, 1.6)
     if groups and all(np.allclose(results[groups[0]], results[name], equal_nan=True) for name in groups):
         groups = groups[:1]
     for name, color in zip(groups, style.cycle(ORANGE, GREEN, PURPLE), strict=False):
         label = "per epoch" if len(groups) == 1 else f"per epoch, group {name.removeprefix('lr/pg')}"
-        _per_epoch(figure, results, name, label, color, {})
+        traces.per_epoch(figure, results, name, label, color, {})
     style.mark(figure, series.marks(events, batches), "epoch")
     figure.update_xaxes(title_text="epoch")
     figure.update_yaxes(rangemode="tozero", exponentformat="power")
     return style.finish(figure, "Learning rate", "learning rate", height=430)
 
 
-def memory(
-    memory: pd.DataFrame, events: Sequence[Event] = (), thresholds: Mapping[str, float] | None = None
-) -> go.Figure:
+def memory(memory: pd.DataFrame, events: Sequence[Event] = (), guard: Mapping[str, float] | None = None) -> go.Figure:
     """What the worker and the device held against the budget, over time, each attempt a band.
 
     Args:
-        thresholds: levels in bytes by name, such as those at which the guard acts.
+        guard: by name, the share of the budget that must stay free on the machine (`guard_shares`). Drawn is what the
+            worker could hold before the guard acts; it moves when other programs come and go.
     """
-    if not _any(memory, "worker", "device"):
+    if not traces.known(memory, "worker", "device"):
         return style.empty("Memory", "No memory reading has been recorded yet.")
     figure = go.Figure()
     style.bands(figure, series.spans(events, memory))
@@ -120,7 +128,7 @@ def memory(
         ("budget", "budget", RED, 1.6, "dash"),
     )
     for column, name, color, width, dash in lines:
-        if not _any(memory, column) or (column == "swap" and not memory[column].max() > 0):
+        if not traces.known(memory, column) or (column == "swap" and not memory[column].max() > 0):
             continue
         values = memory[column].to_numpy(dtype=float) / GIB
         aside = column in ("available", "swap")
@@ -130,9 +138,13 @@ def memory(
             keep = keep[series.thin(values[keep])]
         x, y = style.broken(series.local(memory["time"].iloc[keep]), values[keep], pieces[keep])
         extra = {"visible": "legendonly"} if aside else {}
-        _line(figure, x, y, name, color, extra, width, dash)
-    for name, level in (thresholds or {}).items():
-        figure.add_hline(level / GIB, line={"color": GREY, "width": 1, "dash": "dot"}, annotation_text=name)
+        traces.line(figure, x, y, name, color, extra, width, dash)
+    for (name, share), color in zip((guard or {}).items(), (GREY, ORANGE), strict=False):
+        if all(traces.known(memory, column) for column in ("available", "worker", "budget")):
+            level = series.smooth(memory["worker"] + memory["available"] - share * memory["budget"], share=0.0) / GIB
+            keep = series.thin(level, series.LIMIT // 4)
+            x, y = style.broken(series.local(memory["time"].iloc[keep]), level[keep], pieces[keep])
+            traces.line(figure, x, y, name, color, {"visible": True if color == ORANGE else "legendonly"}, 1.2, "dot")
     style.mark(figure, series.marks(events), "time")
     style.time_axis(figure)
     figure.update_yaxes(rangemode="tozero")
@@ -149,12 +161,12 @@ def memory_of_attempt(run: Records, attempt: int) -> go.Figure:
 
 def throughput(steps: pd.DataFrame, events: Sequence[Event] = ()) -> go.Figure:
     """Images trained a second over time."""
-    if not _any(steps, "images_per_second"):
+    if not traces.known(steps, "images_per_second"):
         return style.empty("Speed", "No speed has been recorded yet.")
     figure = go.Figure()
     style.bands(figure, series.spans(events, steps))
-    times = series.local(steps["time"])
-    _faint_and_smooth(figure, times, steps["images_per_second"], series.pieces(steps), GREEN, "images a second", {})
+    times, pieces = series.local(steps["time"]), series.pieces(steps)
+    traces.faint_and_smooth(figure, times, steps["images_per_second"], pieces, GREEN, "images a second", {})
     style.mark(figure, series.marks(events), "time")
     style.time_axis(figure)
     figure.update_yaxes(rangemode="tozero")
@@ -182,15 +194,27 @@ def need(told: Mapping[str, Any]) -> go.Figure:
     return style.finish(figure, f"Memory at its peak, in {told['phase']}", None, height=300)
 
 
-def all_figures(run: Records, thresholds: Mapping[str, float] | None = None) -> dict[str, go.Figure]:
+MAKERS: dict[str, Callable[[Records], go.Figure]] = {
+    "losses": lambda run: losses(run.results, run.steps, run.events, run.batches),
+    "metrics": lambda run: metrics(run.results, run.events, run.batches),
+    "learning_rate": lambda run: learning_rate(run.results, run.steps, run.events, run.batches),
+    "memory": lambda run: memory(run.memory, run.events, guard_shares(run.run)),
+    "throughput": lambda run: throughput(run.steps, run.events),
+}
+
+
+def guard_shares(run: Mapping[str, Any]) -> dict[str, float]:
+    """At which free share of the budget the guard warns and stops, by a run.yaml; {} where there is no guard."""
+    safety = run.get("safety")
+    if not isinstance(safety, Mapping) or not safety.get("guard"):
+        return {}
+    named = {"the guard warns above": safety.get("guard_warn"), "the guard stops above": safety.get("guard_stop")}
+    return {name: float(share) for name, share in named.items() if isinstance(share, float)}
+
+
+def all_figures(run: Records) -> dict[str, go.Figure]:
     """Every figure of a run by name, in the order in which they are read."""
-    return {
-        "losses": losses(run.results, run.steps, run.events, run.batches),
-        "metrics": metrics(run.results, run.events, run.batches),
-        "learning_rate": learning_rate(run.results, run.steps, run.events, run.batches),
-        "memory": memory(run.memory, run.events, thresholds),
-        "throughput": throughput(run.steps, run.events),
-    }
+    return {name: make(run) for name, make in MAKERS.items()}
 
 
 def show(figure: go.Figure) -> None:
@@ -201,55 +225,9 @@ def show(figure: go.Figure) -> None:
     figure.show(renderer="plotly_mimetype+notebook_connected", config=style.CONFIG)
 
 
-def _any(frame: pd.DataFrame, *columns: str) -> bool:
-    return any(column in frame and bool(frame[column].notna().any()) for column in columns)
-
-
 def _counted(steps: pd.DataFrame, batches: int | None) -> tuple[pd.DataFrame, np.ndarray[Any, Any]]:
     """The steps that were not done again after a kill, and where they lie in epochs."""
     placed = steps[steps["epoch"].notna() & steps["batch"].notna()] if {"epoch", "batch"} <= set(steps) else steps[:0]
     position = series.positions(placed, batches) if len(placed) else np.zeros(0)
     keep = series.last_pass(position)
     return placed[keep], position[keep]
-
-
-def _per_epoch(
-    figure: go.Figure, results: pd.DataFrame, column: str, name: str, color: str, place: dict[str, Any],
-    dash: bool = False,
-) -> None:  # fmt: skip
-    """One value an epoch: points while there are few, so that a single epoch can be seen."""
-    rows = results[results[column].notna()]
-    keep = series.thin(rows[column])
-    x, y = rows["epoch"].to_numpy()[keep], rows[column].to_numpy()[keep]
-    mode = "lines+markers" if len(x) <= 60 else "lines"
-    line = {"color": color, "width": 1.4 if dash else 2.2, "dash": "dot" if dash else "solid"}
-    marker = {"size": 9 if len(x) == 1 else 4.5, "color": color}
-    figure.add_scatter(x=x, y=style.lean(y), mode=mode, name=name, line=line, marker=marker, legendgroup=name, **place)
-
-
-def _faint_and_smooth(
-    figure: go.Figure, x: Any, values: pd.Series, pieces: Any, color: str, name: str, place: dict[str, Any]
-) -> None:
-    """The raw values faint, and above them, where there are enough, a smooth line; broken between pieces."""
-    y = values.to_numpy(dtype=float)
-    pieces = np.zeros(len(y), dtype=int) if pieces is None else pieces
-    enough = len(y) >= 10
-    keep = series.thin(y, series.LIMIT // 2 if place else series.LIMIT)  # a panel is a third as wide
-    opacity = 0.3 if enough else 1.0
-    _line(figure, *style.broken(x[keep], y[keep], pieces[keep]), name, color, place, 1.0, opacity=opacity)
-    if enough:
-        means = pd.Series(y).groupby(pieces).transform(series.smooth).to_numpy()
-        keep = series.thin(means, series.LIMIT // 4)
-        _line(figure, *style.broken(x[keep], means[keep], pieces[keep]), f"{name}, smoothed", color, place, 1.8)
-
-
-def _line(
-    figure: go.Figure, x: Any, y: Any, name: str, color: str, place: dict[str, Any], width: float, dash: str = "solid",
-    opacity: float = 1.0,
-) -> None:  # fmt: skip
-    x = style.lean(x) if np.asarray(x).dtype.kind == "f" else x
-    mode = "lines+markers" if len(y) == 1 or (len(y) <= 3 and dash == "solid") else "lines"
-    line, marker = {"color": color, "width": width, "dash": dash}, {"color": color, "size": 7}
-    figure.add_scatter(
-        x=x, y=style.lean(y), mode=mode, name=name, line=line, marker=marker, opacity=opacity, legendgroup=name, **place
-    )

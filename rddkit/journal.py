@@ -87,10 +87,13 @@ def file_upto_last_newline(path: Path) -> bytes:
 
 def read_events(path: Path) -> list[Event]:
     """The events of a journal, oldest first; missing file: none; lines that are not JSON objects are passed over."""
-    if not path.exists():
-        return []
+    return parse_lines(path.read_bytes()) if path.exists() else []
+
+
+def parse_lines(content: bytes) -> list[Event]:
+    """The events in some lines of a journal."""
     events = []
-    for line in path.read_bytes().split(b"\n"):
+    for line in content.split(b"\n"):
         try:
             event = json.loads(line)
         except (ValueError, RecursionError):

@@ -9,19 +9,21 @@ import asyncio
 import html
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from IPython import display as ipython
-from IPython.core.getipython import get_ipython
-
-from rddkit import books, clock, config, dataset, exhibits, paths, start, status, words
+from rddkit import books, config, dataset, exhibits, paths, start, status, words
 from rddkit.config import ConfigError
+from rddkit.dashboard import Dashboard
+from rddkit.frontend import is_headless, show, show_jpeg
+from rddkit.frontend import show_events as show_events
+from rddkit.frontend import show_metrics as show_metrics
+from rddkit.frontend import show_notes as show_notes
+from rddkit.frontend import show_table as show_table
 from rddkit.parameters import check_parameters as check_parameters  # for the notebooks
 from rddkit.parameters import parse_overrides
 from rddkit.recording import look_at_devices
-from rddkit.records import METRICS, Records, best
 from rddkit.run import Run
 
 REFRESH_SECONDS = 2.0
@@ -29,26 +31,11 @@ NOT_ARGUMENTS = ("config", "overrides", "raw", "calibrate")  # parameters that U
 LOG_BYTES = 800
 TOLD = ("epoch", "resumed", "attempt_ended", "fallback", "guard_stop", "run_stopped", "run_failed", "run_done")
 AGAIN = "run this notebook again with the same parameters, or rddkit train with the same settings"
-show: Any = ipython.display  # IPython's functions have no types
-_image: Any = ipython.Image
 _watchers: dict[Path, asyncio.Task[None]] = {}
 
 
 class NotDone(RuntimeError):
     """A headless training that did not finish; the text has its exit code and the way on."""
-
-
-def is_headless() -> bool:
-    """Whether nobody watches this kernel: papermill, nbconvert, a script.
-
-    Every execute request says whether its frontend can ask a person (`allow_stdin`, Jupyter's messaging protocol).
-    JupyterLab, VS Code and Colab can; nbclient, on which papermill and nbconvert stand, says that it cannot. No
-    environment variable tells as much: a kernel started from a terminal within JupyterLab inherits Lab's.
-    """
-    kernel = getattr(get_ipython(), "kernel", None)
-    if kernel is None:
-        return True
-    return not kernel.get_parent("shell").get("content", {}).get("allow_stdin", False)
 
 
 def create_run(config: str, overrides: Any = None, **settings: Any) -> Run:
@@ -124,7 +111,7 @@ def _show_sheet(data: Path, labelled: Sequence[Any], what: str) -> None:
     sheet = exhibits.draw_boxes(labelled, list(dataset.read_data_yaml(data).names.values()))
     content = io.BytesIO()
     sheet.save(content, "JPEG", quality=80)
-    show(_image(data=content.getvalue(), format="jpeg", alt=f"{what}, {data.parent.name}"))
+    show_jpeg(content.getvalue(), f"{what}, {data.parent.name}")
 
 
 def show_plan(settings: Mapping[str, Any]) -> None:
@@ -191,8 +178,8 @@ def _standing(folder: Path) -> str:
 def train(run: Run, again: str = AGAIN) -> None:
     """Start or continue a run; `again` is what continues it should it not get done.
 
-    Watched, in the background: the kernel stays free, and the line below the cell keeps up. Headless, attached: a line
-    an epoch, and NotDone at the end of a run that is not done, so that the notebook fails.
+    Watched, in the background: the kernel stays free, and the dashboard below the cell keeps up. Headless, attached: a
+    line an epoch, and NotDone at the end of a run that is not done, so that the notebook fails.
     """
     print(run.decision.message)
     for key, choice in (run.record.choices if run.record else {}).items():
@@ -202,14 +189,14 @@ def train(run: Run, again: str = AGAIN) -> None:
     else:
         if run.status().state != "running":
             run.start(detach=True)
-        watch(run)
+        show(Dashboard(run))
 
 
 def _attend(run: Run, again: str) -> None:
     run.start()
     for news in run.follow():
         if isinstance(news, dict) and news["event"] in TOLD:
-            print(f"{at(news)}  {words.describe(news)}", flush=True)
+            print(f"{words.when(news)}  {words.describe(news)}", flush=True)
     code = run.wait()
     if code:
         raise NotDone(not_done(run, code, again))
@@ -255,50 +242,8 @@ async def _refresh(run: Run, place: Any) -> None:
 def _progress(run: Run) -> dict[str, str]:
     now = run.status()
     told = [event for event in run.events() if event["event"] in TOLD]
-    lines = [now.sentence, *(f"{at(event)}  {words.describe(event)}" for event in told[-3:])]
+    lines = [now.sentence, *(f"{words.when(event)}  {words.describe(event)}" for event in told[-3:])]
     epochs_done = now.epoch - 1 + (now.batch / now.batches if now.batches else 0)
     share = 1.0 if now.state == "done" else max(0.0, epochs_done / now.epochs) if now.epochs else 0.0
     bar = f'<progress value="{share:.4f}" max="1" style="width: 30em"></progress> {share:.0%}'
     return {"text/plain": "\n".join(lines), "text/html": "<br>".join([bar, *map(html.escape, lines)])}
-
-
-def show_metrics(told: Records) -> None:
-    """The newest and the best value of each metric on the validation images."""
-    if not len(told.results):
-        print("No epoch is done yet: the first numbers come after its validation.")
-        return
-    newest = told.results.iloc[-1]
-    rows = []
-    for column, name in METRICS.items():
-        if (top := best(told.results, column)) is not None:
-            rows.append((name, f"{newest[column]:.3f}", f"{top.value:.3f}", top.epoch))
-    show_table(rows, ("on the validation images", f"epoch {newest['epoch']:.0f}", "best", "of epoch"))
-
-
-def show_events(told: Records, most: int = 30) -> None:
-    """The journal in plain words, the newest `most` events; where there are more, the routine ones are left out."""
-    events = told.events
-    if len(events) > most:
-        events = [event for event in events if not words.is_routine(event)]
-    if len(events) < len(told.events) or len(events) > most:
-        print(f"{min(most, len(events))} of {len(told.events)} events; all of them: {told.paths.report_html}")
-    rows = [(at(event), event.get("attempt", ""), words.describe(event)) for event in events[-most:]]
-    show_table(rows, ("local time", "attempt", "what happened"))
-
-
-def show_notes(told: Records) -> None:
-    """What of the run's files could not be read, in plain words."""
-    print("\n".join(told.notes) or "Every file of the run could be read.")
-
-
-def at(event: Mapping[str, Any]) -> str:
-    """When an event happened, as a clock here shows it."""
-    try:
-        return clock.parse_stamp(str(event.get("t"))).astimezone().strftime("%d %b %H:%M:%S")
-    except ValueError:
-        return "at an unknown time"
-
-
-def show_table(rows: Iterable[Sequence[Any]], columns: Sequence[str]) -> None:
-    """A table in a notebook, readable as plain text too."""
-    show(exhibits.table(rows, columns), raw=True)

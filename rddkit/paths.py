@@ -155,6 +155,11 @@ class RunPaths:
     def predictions(self, name: str) -> Path:
         return self.folder / "predictions" / name
 
+    @property
+    def sample_predictions(self) -> Path:
+        """The picture of some validation images in the report: labels beside what the model finds."""
+        return self.report / "predictions.jpg"
+
 
 def runs(project: Path | None = None) -> list[RunPaths]:
     """The runs in `project` (default `results/`), the most recently active last."""

@@ -15,10 +15,13 @@ import yaml
 
 from rddkit.journal import SCHEMA, Event, read_events
 from rddkit.paths import RunPaths
+from rddkit.tables import MAP50 as MAP50
+from rddkit.tables import MAP50_95 as MAP50_95
+from rddkit.tables import MEMORY_COLUMNS
 
 STEPS = ("time", "attempt", "epoch", "batch", "lr", "images_per_second")
-MEMORY = ("time", "attempt", "worker", "device", "available", "budget", "swap")
-MAP50, MAP50_95 = "metrics/mAP50(B)", "metrics/mAP50-95(B)"
+MEMORY = MEMORY_COLUMNS
+NOT_LOSSES = frozenset([*STEPS, "batches", "piece"])  # of steps.csv
 PRECISION, RECALL = "metrics/precision(B)", "metrics/recall(B)"
 METRICS = {MAP50: "mAP50", MAP50_95: "mAP50-95", PRECISION: "precision", RECALL: "recall"}
 
@@ -68,10 +71,17 @@ class Records:
 
 def read_records(paths: RunPaths) -> Records:
     """Everything in a run's folder that can be read; raises nothing for files that are missing, torn or newer."""
+    results, steps, memory = read_results(paths.results_csv), read_steps(paths.steps_csv), read_memory(paths.memory_csv)
+    return put_together(paths, read_journal(paths.journal), results, steps, memory)
+
+
+def put_together(
+    paths: RunPaths, journal: tuple[list[Event], list[str]], results: Table, steps: Table, memory: Table
+) -> Records:
+    """Records of a journal and tables that were read already, and of the small files, read now."""
     run, run_notes = read_mapping(paths.run_yaml)
     progress, progress_notes = read_mapping(paths.progress)
-    events, journal_notes = read_journal(paths.journal)
-    results, steps, memory = read_results(paths.results_csv), read_steps(paths.steps_csv), read_memory(paths.memory_csv)
+    events, journal_notes = journal
     notes = [*run_notes, *journal_notes, *results.notes, *steps.notes, *memory.notes, *progress_notes]
     schema = run.get("schema", SCHEMA)
     if isinstance(schema, int) and schema > SCHEMA:
@@ -90,23 +100,26 @@ def read_results(path: Path) -> Table:
     return Table(frame, (*table.notes, note) if twice else table.notes, table.end)
 
 
-def read_steps(path: Path, start: int = 0) -> Table:
-    """steps.csv: `time` in UTC, losses, lr and images/s every few seconds; from byte `start` on."""
-    return _with_attempts(read_table(path, STEPS, key="time", moments=True, start=start))
+def read_steps(path: Path, start: int = 0, most: int = -1) -> Table:
+    """steps.csv: `time` in UTC, losses, lr and images/s every few seconds; at most `most` bytes from `start` on."""
+    return _with_attempts(read_table(path, STEPS, key="time", moments=True, start=start, most=most))
 
 
-def read_memory(path: Path, start: int = 0) -> Table:
-    """memory.csv: `time` in UTC, the rest bytes; from byte `start` on."""
-    return _with_attempts(read_table(path, MEMORY, key="time", moments=True, start=start))
+def read_memory(path: Path, start: int = 0, most: int = -1) -> Table:
+    """memory.csv: `time` in UTC, the rest bytes; at most `most` bytes from byte `start` on."""
+    return _with_attempts(read_table(path, MEMORY, key="time", moments=True, start=start, most=most))
 
 
-def read_table(path: Path, expected: tuple[str, ...], key: str, moments: bool = False, start: int = 0) -> Table:
+def read_table(
+    path: Path, expected: tuple[str, ...], key: str, moments: bool = False, start: int = 0, most: int = -1
+) -> Table:
     """The whole rows of a csv file from byte `start` on.
 
     Args:
         expected: columns that must be there; missing ones are added empty, with a note.
         key: the column without which a row counts as unreadable.
         moments: whether `time` holds moments (ISO 8601) rather than seconds.
+        most: bytes to read at most; -1 reads on to the end.
     """
     types = {name: "datetime64[ms, UTC]" if moments and name == "time" else "float" for name in expected}
     empty = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in types.items()})
@@ -115,7 +128,7 @@ def read_table(path: Path, expected: tuple[str, ...], key: str, moments: bool = 
             header = file.readline()
             begin = max(start, len(header))
             file.seek(begin)
-            body = file.read()
+            body = file.read(most)
     except FileNotFoundError:
         return Table(empty, (f"{path.name} is not there",), 0)
     except OSError as error:
@@ -125,12 +138,12 @@ def read_table(path: Path, expected: tuple[str, ...], key: str, moments: bool = 
         return Table(empty, (f"{path.name} has no header with {key!r}; none of it is shown",), 0)
     whole = body[: body.rfind(b"\n") + 1]
     notes = []
-    if len(whole) != len(body):
+    if len(whole) != len(body) and len(body) != most:
         notes.append(f"{path.name}: its last line is torn and left out")
     frame = _parse(whole, names, key, moments)
     bad = sum(1 for line in whole.split(b"\n") if line.strip()) - len(frame)
     if bad:
-        notes.append(_left_out(path, bad))
+        notes.append(left_out(path, bad))
     missing = [name for name in expected if name not in names]
     if missing:
         notes.append(f"{path.name} has no column {', '.join(missing)}")
@@ -185,7 +198,7 @@ def read_journal(path: Path) -> tuple[list[Event], list[str]]:
         return [], [f"{path.name} is not there: what happened is not known"]
     events = read_events(path)
     bad = sum(1 for line in path.read_bytes().split(b"\n") if line.strip()) - len(events)
-    return events, [_left_out(path, bad)] if bad else []
+    return events, [left_out(path, bad)] if bad else []
 
 
 def best(results: pd.DataFrame, column: str = MAP50) -> Best | None:
@@ -194,6 +207,12 @@ def best(results: pd.DataFrame, column: str = MAP50) -> Best | None:
         return None
     row = int(results[column].to_numpy(dtype=float, na_value=-np.inf).argmax())
     return Best(int(results["epoch"].to_numpy()[row]), float(results[column].to_numpy()[row]))
+
+
+def newest_memory(memory: pd.DataFrame) -> dict[str, float]:
+    """The last reading of memory.csv in bytes; {} where there is none."""
+    columns = [name for name in MEMORY[1:] if name in memory]
+    return {name: float(value) for name, value in memory[columns].iloc[-1].items()} if len(memory) else {}
 
 
 def lost_work(events: list[Event]) -> Lost:
@@ -215,5 +234,6 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _left_out(path: Path, lines: int) -> str:
+def left_out(path: Path, lines: int) -> str:
+    """The note for lines of a file that could not be read."""
     return f"{path.name}: {_count(lines, 'line')} could not be read and {'is' if lines == 1 else 'are'} left out"

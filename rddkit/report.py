@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,22 +19,13 @@ import plotly.graph_objects as go
 import plotly.io
 import plotly.offline
 
-from rddkit import clock, durable, figures, records, series, status, style, words
+from rddkit import album, clock, durable, exhibits, figures, glance, records, series, status, style, words
 from rddkit.journal import Event
 from rddkit.memory import human
 from rddkit.paths import RunPaths
 from rddkit.records import METRICS, Records
 from rddkit.status import Status
 
-CAPTIONS = {
-    "losses": "Training and validation should fall together; validation rising while training falls is overfitting. "
-    "Work that was done twice after a kill is drawn once.",
-    "metrics": "Measured on the validation images after each epoch. best.pt is the epoch with the highest mAP50-95.",
-    "learning_rate": "Rises during the warm-up, then falls as planned; a resume must not make it jump.",
-    "memory": "What the training held against what it may use. A line that climbs from epoch to epoch is a leak.",
-    "throughput": "A lasting drop means swapping, heat or another program; a gap means that nothing was trained.",
-}
-STATES = {"done": "finished", "new": "not started"}
 ALARMING = ("attempt_ended", "guard_stop", "run_failed", "snapshot_failed", "memory_warning", "fallback")
 
 
@@ -63,6 +55,13 @@ def write_report(folder: Path) -> Path:
     return paths.report_html
 
 
+def make_report(folder: Path) -> Path:
+    """The report with newly drawn predictions, where the run's weights have changed; see `write_report`."""
+    if Path(folder).is_dir() and (why := album.renew(RunPaths(Path(folder).absolute()))):
+        print(why, file=sys.stderr)
+    return write_report(folder)
+
+
 def render(run: Records, state: Status) -> str:
     """The page as text."""
     environment = jinja2.Environment(
@@ -73,16 +72,17 @@ def render(run: Records, state: Status) -> str:
         lstrip_blocks=True,
     )
     told = [told_event(event) for event in run.events]
+    pictures = exhibits.validation_pictures(run.paths)
     return environment.get_template("report.html").render(
         name=run.paths.name,
         folder=str(run.paths.folder),
         state=state.state,
-        badge=STATES.get(state.state, state.state),
+        badge=glance.badge(state),
         sentence=state.sentence,
         notes=run.notes,
         cards=cards(run, state),
         figures={name: as_html(figure, name) for name, figure in figures.all_figures(run).items()},
-        captions=CAPTIONS,
+        captions=figures.CAPTIONS,
         metrics=list(metrics_table(run.results)),
         lost=records.lost_work(run.events),
         lost_words=lost_words(run),
@@ -90,7 +90,8 @@ def render(run: Records, state: Status) -> str:
         choices=list(choices(run.run)),
         settings=list(flat(_mapping(run.run.get("config")))),
         safety=list(flat(_mapping(run.run.get("safety")))),
-        estimates=[words.describe(event) for event in run.events if event["event"] == "estimated"],
+        needs=list(needs(run)),
+        pictures=[(caption, base64.b64encode(jpeg).decode()) for caption, jpeg in pictures],
         environment=list(environment_rows(run.run)),
         highlights=[event for event in told if not event["routine"]],
         events=told,
@@ -147,6 +148,22 @@ def lost_words(run: Records) -> str:
     amount = f"{_many(lost.batches, 'batch', 'batches')} ({clock.words(lost.seconds)})"
     work = amount if lost.batches or lost.seconds else "nothing"
     return f"Continued {times}, {how}; {work} had to be done again."
+
+
+def needs(run: Records) -> Iterator[tuple[str, str, str]]:
+    """(what, bytes in words, about it): what was estimated against what attempts held at most."""
+    for event in run.events:
+        if event["event"] == "estimated" and event.get("safe_bound"):
+            yield "estimated", _size(event.get("estimate")), words.describe(event)
+        elif event["event"] == "estimated":
+            yield "held in the first epoch", _size(event.get("measured_bytes")), words.describe(event)
+        elif event["event"] == "attempt_ended" and event.get("peak_bytes"):
+            told = f"the most that attempt {event.get('attempt')} was seen to hold"
+            yield f"attempt {event.get('attempt')}", _size(event["peak_bytes"]), told
+
+
+def _size(value: Any) -> str:
+    return human(value) if isinstance(value, (int, float)) else "unknown"
 
 
 def metrics_table(results: pd.DataFrame) -> Iterator[tuple[str, str, str, str]]:
@@ -224,7 +241,7 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m rddkit.report FOLDER", file=sys.stderr)
         return 2
     try:
-        print(write_report(Path(arguments[0])))
+        print(make_report(Path(arguments[0])))
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 2

@@ -54,6 +54,7 @@ class Safety(BaseModel):
     hang_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = Field(
         "auto", description="silence that ends a worker; auto: 1800 while it starts, 600 in training and validation"
     )
+    predictions: bool = Field(True, description="draw what the weights see into the report, when the run has ended")
     keep_awake: bool = Field(True, description="keep a Mac awake while it trains (caffeinate)")
     notify: list[str] = Field(
         [], description="a command, word by word, run on fallback, done and failed; RDDKIT_SENTENCE says what happened"

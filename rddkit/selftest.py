@@ -34,7 +34,8 @@ AUTO_BATCH = 2  # for a batch of `auto`: the largest that fits would take longer
 SETTINGS: dict[str, Any] = {"epochs": 2, "close_mosaic": 0, "workers": 0, "fraction": 1.0, "cache": False}
 SETTINGS |= {"plots": False, "save_period": -1, "patience": 100}
 # The user's safety, but nothing that changes the plan on the way or tells the world.
-SAFETY: dict[str, Any] = {"estimate": False, "fallbacks": [], "notify": [], "retries": 1, "backoff_seconds": 0.0}
+SAFETY: dict[str, Any] = {"estimate": False, "predictions": False, "fallbacks": [], "notify": []}
+SAFETY |= {"retries": 1, "backoff_seconds": 0.0}
 SNAPSHOTS = {"whole": 3600.0, "killed": 0.001}  # the killed one at every step, so that there are some
 KILL_AT = 2 * BATCHES - 1  # in the second epoch, with an optimizer's step and so a snapshot before it
 TRAINING_SECONDS = 240.0

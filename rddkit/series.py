@@ -103,12 +103,18 @@ def last_pass(position: Floats) -> npt.NDArray[np.bool_]:
     return np.append(position[:-1] < behind[1:], True) if len(position) else np.zeros(0, dtype=bool)
 
 
-def pieces(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
-    """A number for every row that grows at a new attempt and at a pause, so that lines are not drawn across them."""
+def pieces(frame: pd.DataFrame, usual: float | None = None) -> npt.NDArray[np.int64]:
+    """A number for every row that grows at a new attempt and at a pause, so that lines are not drawn across them.
+
+    A table that has them in a column `piece` keeps them. `usual`: seconds between rows where none is missing.
+    """
+    if "piece" in frame:
+        return frame["piece"].to_numpy(dtype=np.int64)
     if not len(frame):
         return np.zeros(0, dtype=np.int64)
     gap = frame["time"].diff().dt.total_seconds().to_numpy(dtype=float)
-    usual = np.nanmedian(gap) if len(frame) > 1 else 0.0
+    if usual is None:
+        usual = float(np.nanmedian(gap)) if len(frame) > 1 else 0.0
     cut = (gap > max(60.0, 20 * usual)) | (frame["attempt"].diff().fillna(0).to_numpy() != 0)
     return np.cumsum(cut, dtype=np.int64)
 

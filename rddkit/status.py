@@ -83,9 +83,9 @@ def best_row(rows: list[dict[str, float]]) -> dict[str, float]:
     return max(rated, key=lambda row: row["metrics/mAP50(B)"], default={})
 
 
-def read_status(paths: RunPaths, now: datetime | None = None) -> Status:
-    """The status of the run in `paths`, from its files and its lock alone."""
-    events = journal.read_events(paths.journal)
+def read_status(paths: RunPaths, now: datetime | None = None, events: list[Event] | None = None) -> Status:
+    """The status of the run in `paths`, from its files and its lock alone; `events`: its journal, if read already."""
+    events = journal.read_events(paths.journal) if events is None else events
     progress = read_progress(paths.progress)
     held = lock.is_held(paths.lock)
     owner = lock.signature(paths.lock)

@@ -121,7 +121,7 @@ class Supervisor:
             self.journal.add("run_failed", number, **told, what_to_do=advice, exit=code)
             print(f"{self.record.name} failed: {why.evidence}\n{step.reason}\n{advice}", file=sys.stderr, flush=True)
         self.books.progress(CLOSED[step.action], number, self.life.pid if self.life else None, beat)
-        if step.action == "finish":
+        if step.action != "stop":
             self._report()
         if step.action != "stop":
             self._notify(CLOSED[step.action])

@@ -11,6 +11,7 @@ from typing import Any
 from rddkit import clock, durable
 
 STEP_SECONDS = 2.0
+MAP50, MAP50_95 = "metrics/mAP50(B)", "metrics/mAP50-95(B)"  # columns of Ultralytics' results.csv
 MEMORY_COLUMNS = ("time", "attempt", "worker", "device", "available", "budget", "swap")
 PROGRESS_KEYS = (
     "phase",

@@ -33,6 +33,14 @@ def describe(event: Event) -> str:
     return sentence if sentence.endswith((".", "?", "!")) else sentence + "."
 
 
+def when(event: Mapping[str, Any]) -> str:
+    """When an event happened, as a clock here shows it."""
+    try:
+        return clock.parse_stamp(str(event.get("t"))).astimezone().strftime("%d %b %H:%M:%S")
+    except ValueError:
+        return "at an unknown time"
+
+
 def is_routine(event: Event) -> bool:
     """Whether an event belongs to a night without trouble, so that a short history may leave it out."""
     return event.get("event") in ROUTINE

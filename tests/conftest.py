@@ -61,7 +61,8 @@ def make_root(tiny_data: Path) -> Callable[..., Path]:
         (folder / "results").mkdir(exist_ok=True)
         content = {**TINY, "data": str(tiny_data), **settings}
         (folder / "configs" / "tiny.yaml").write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
-        (folder / "configs" / "safety.yaml").write_text("backoff_seconds: 0.5\nestimate: false\n", encoding="utf-8")
+        quick = "backoff_seconds: 0.5\nestimate: false\npredictions: false\n"
+        (folder / "configs" / "safety.yaml").write_text(quick, encoding="utf-8")
         return folder
 
     return make

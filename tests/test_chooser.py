@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from fabricate import fabricate_run
 
-from rddkit import chooser, journal, lock, notebook, records, runfile, words
-from rddkit.chooser import Chooser, ending, last_attempt, rungs
+from rddkit import chooser, endings, journal, lock, notebook, records, runfile, words
+from rddkit.chooser import Chooser, rungs
 from rddkit.config import ConfigError
+from rddkit.endings import ending, last_attempt
 from rddkit.journal import last
 from rddkit.paths import RunPaths
 from rddkit.records import Records
@@ -84,7 +85,7 @@ def test_a_cause_that_a_lighter_plan_does_not_help_says_what_does(night: RunPath
 
 
 def test_every_cause_has_its_meaning() -> None:
-    assert set(chooser.MEANING) == {*words.CAUSES, chooser.LOST, ""}
+    assert set(endings.MEANING) == {*words.CAUSES, endings.LOST, ""}
 
 
 def test_of_a_running_run_the_attempt_before_is_told(night: RunPaths) -> None:
@@ -107,7 +108,7 @@ def test_a_first_attempt_that_runs_and_a_run_without_any_say_so(tmp_path: Path) 
 
 def test_long_evidence_is_cut(night: RunPaths) -> None:
     told = read(night, {"event": "attempt_ended", "cause": "crash", "evidence": "log line\n" * 999})
-    assert len(dict(ending(told, "failed"))["evidence"]) == chooser.EVIDENCE_CHARACTERS
+    assert len(dict(ending(told, "failed"))["evidence"]) == endings.EVIDENCE_CHARACTERS
 
 
 def test_an_attempt_without_a_memory_reading_is_told_without_it(night: RunPaths) -> None:

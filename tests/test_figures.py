@@ -53,12 +53,20 @@ def test_the_best_epochs_are_marked(run: Records) -> None:
 
 
 def test_memory_stands_against_the_budget_with_attempts_as_bands(run: Records) -> None:
-    figure = figures.memory(run.memory, run.events, {"guard stops": 3.8 * 2**30})
-    assert names(figure) == ["free on the machine", "worker", "budget"]
+    figure = figures.MAKERS["memory"](run)
+    limits = ["the guard warns above", "the guard stops above"]
+    assert names(figure) == ["free on the machine", "worker", "budget", *limits]
     assert [s.type for s in figure.layout.shapes].count("rect") == 2
-    assert {note.text for note in figure.layout.annotations} >= {"attempt 1", "attempt 2", "attempt 3", "guard stops"}
+    assert {note.text for note in figure.layout.annotations} >= {"attempt 1", "attempt 2", "attempt 3"}
     budget = next(trace for trace in figure.data if trace.name == "budget")
     assert np.nanmax(budget.y) == pytest.approx(4.0) and len(budget.y) < 12
+    stops = next(trace for trace in figure.data if trace.name == limits[1])
+    assert stops.visible and np.nanmedian(stops.y) == pytest.approx(7.2 - 0.05 * 4.0, abs=0.01), "what leaves 5 % free"
+
+
+def test_a_run_without_a_guard_has_no_lines_of_it() -> None:
+    assert figures.guard_shares({"safety": {"guard": False, "guard_warn": 0.1}}) == {}
+    assert figures.guard_shares({"safety": 3}) == {} == figures.guard_shares({})
 
 
 def test_the_memory_of_one_attempt_ends_with_it_beside_what_was_free(run: Records) -> None:

@@ -161,7 +161,7 @@ def test_monitoring_a_finished_run(trained: Executed, books: Path, tmp_path: Pat
     done = execute("03_monitoring", tmp_path, books, run="notebook")
     assert "notebook: Finished" in done.text and "Every file of the run could be read" in done.text
     assert "Epoch 2 of 2 done" in done.text
-    assert done.count(PLOTLY) == 4
+    assert done.count(PLOTLY) == 5
 
 
 def test_monitoring_a_running_run_and_taking_the_newest(trained: Executed, books: Path, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_monitoring_a_running_run_and_taking_the_newest(trained: Executed, books
     finally:
         os.close(descriptor)
     assert "notebook: Running, epoch 2 of 2" in done.text
-    assert done.count(PLOTLY) == 4
+    assert done.count(PLOTLY) == 5
 
 
 def test_monitoring_a_run_that_died_before_its_first_epoch(trained: Executed, books: Path, tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ import csv
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fabricate import fabricate_run
 
-from rddkit import report, status
+from rddkit import figures, records, report, status
 from rddkit.paths import RunPaths
 
 
@@ -45,7 +46,7 @@ def test_the_page_is_whole_in_itself_and_below_6_mb(run: RunPaths, page: str) ->
 
 
 def test_every_figure_and_every_event_is_there(run: RunPaths, page: str) -> None:
-    for name in report.CAPTIONS:
+    for name in figures.CAPTIONS:
         assert f'id="figure-{name}"' in page
     assert "Lighter plan at epoch 4: batch 4 -&gt; 2, because the kernel killed attempt 1." in page
     assert page.count('class="told"') > len(run.journal.read_text().splitlines())
@@ -55,6 +56,15 @@ def test_every_figure_and_every_event_is_there(run: RunPaths, page: str) -> None
 def test_plan_choices_environment_and_metrics_are_there(page: str) -> None:
     for text in ("no CUDA and no MPS device", "versions.ultralytics", "8.4.190", "dataset.fingerprint", "mAP50-95"):
         assert text in own_part(page)
+
+
+def test_what_was_estimated_stands_beside_what_was_held(run: RunPaths, page: str) -> None:
+    assert "the most that attempt 1 was seen to hold" in page and "3.9 GB" in page
+    told = {"estimate": 1 << 30, "safe_bound": 1181116006, "budget": 4 << 30, "fits": True}
+    events = [{"t": "", "event": "estimated", "attempt": 1, **told}]
+    events += [{"t": "", "event": "estimated", "attempt": 1, "measured_bytes": 3 << 29, "reason": "+50%"}]
+    rows = list(report.needs(replace(records.read_records(run), events=events)))
+    assert [row[:2] for row in rows] == [("estimated", "1.0 GB"), ("held in the first epoch", "1.5 GB")]
 
 
 def test_foreign_text_cannot_run(page: str) -> None:

@@ -49,9 +49,9 @@ def one_row_per_epoch(run: RunPaths, epochs: int) -> None:
     assert times == sorted(times) and len(set(times)) == len(times), "time is continuous over attempts"
 
 
-def alive(run: RunPaths) -> Status:
+def alive(run: RunPaths, seconds: float = LAUNCH) -> Status:
     """The status once a worker is training."""
-    return wait_for(lambda: (now := read_status(run)).worker_pid and now.phase == "train" and now)
+    return wait_for(lambda: (now := read_status(run)).worker_pid and now.phase == "train" and now, seconds)
 
 
 def clean_up(run: RunPaths) -> None:

@@ -1,0 +1,52 @@
+"""A figure that stays in its place in a notebook and is brought up to date, only what changed being sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from rddkit import style
+
+
+class Canvas:
+    """A FigureWidget that shows one kind of figure again and again.
+
+    What a person did to it (zoom, hidden lines) stays where the traces are the same as before.
+    """
+
+    def __init__(self, figure: go.Figure) -> None:
+        self.widget = go.FigureWidget(figure)
+        self.widget._config = {**self.widget._config, **style.CONFIG}
+        self.look = _look(figure)
+        self.layout = figure.layout.to_plotly_json()
+
+    def show(self, figure: go.Figure) -> None:
+        """Take over what is different in `figure`."""
+        look, layout = _look(figure), figure.layout.to_plotly_json()
+        with self.widget.batch_update():
+            if look == self.look:
+                for old, new in zip(self.widget.data, figure.data, strict=True):
+                    if not (_equal(old.x, new.x) and _equal(old.y, new.y)):
+                        old.x, old.y = new.x, new.y
+        if look != self.look:
+            self.widget.data = ()
+            self.widget.add_traces(figure.data)
+        with self.widget.batch_update():
+            for key, value in layout.items():
+                if value != self.layout.get(key):
+                    self.widget.layout[key] = value
+        self.look, self.layout = look, layout
+
+
+def _look(figure: go.Figure) -> list[Any]:
+    """What must be equal for traces to be the same but for their points."""
+    return [(trace.type, trace.name, trace.mode, trace.xaxis, trace.yaxis, str(trace.visible)) for trace in figure.data]
+
+
+def _equal(old: Any, new: Any) -> bool:
+    if old is None or new is None:
+        return old is new
+    old, new = np.asarray(old), np.asarray(new)
+    return old.shape == new.shape and bool(np.array_equal(old, new, equal_nan=new.dtype.kind == "f"))

@@ -1,0 +1,146 @@
+"""The dashboard in JupyterLab over a real run: it grows, tells a kill, stops, continues and ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from lab import Notebook, Server
+from playwright.sync_api import Browser
+from workshop import Workshop, alive, clean_up, events, wait_for
+
+from rddkit import clock
+from rddkit.paths import RunPaths
+from rddkit.status import read_status
+
+STEPS = "train, per step"
+
+
+@pytest.fixture(scope="module")
+def shop(workshop: Callable[..., Workshop]) -> Iterator[Workshop]:
+    """A run that is being trained, for longer than these tests take."""
+    made = workshop("watched", epochs=2000)
+    started = made.train("--detach")
+    assert started.returncode == 0, started.stderr
+    alive(made.run, 180)
+    yield made
+    clean_up(made.run)
+
+
+@pytest.fixture(scope="module")
+def server(shop: Workshop, serve: Callable[[Path], Server]) -> Server:
+    found = serve(shop.root)
+    found.put("03_monitoring", {"run": "tiny"}, more="print(6 * 7)")
+    return found
+
+
+@pytest.fixture(scope="module")
+def book(browser: Browser, server: Server) -> Iterator[Notebook]:
+    """03 after Run All, its dashboard drawn; the tests go on with it one after the other."""
+    page = browser.new_page(viewport={"width": 1400, "height": 2400})
+    found = Notebook(page, server, "03_monitoring")
+    found.run_all()
+    wait_for(lambda: found.points(STEPS) > 0, 60, each=0.3)
+    yield found
+    page.close()
+
+
+def test_the_curves_grow_within_ten_seconds_and_the_kernel_is_free(book: Notebook) -> None:
+    book.shows("42", 3)
+    before = book.points(STEPS)
+    wait_for(lambda: book.points(STEPS) > before, 10, each=0.2)
+    for told in ("epoch", "batch", "memory", "trained for", "What happened", "Validation images"):
+        book.shows(told, 2)
+
+
+def test_a_snapshot_is_taken_at_a_click(book: Notebook, shop: Workshop) -> None:
+    alive(shop.run, 120)
+    before = len(events(shop.run, "snapshot"))
+    book.click("Snapshot now")
+    book.shows("A snapshot is taken after this batch", 1)
+    wait_for(lambda: len(events(shop.run, "snapshot")) > before, 20)
+
+
+def test_a_worker_killed_from_outside_shows_as_killed_then_as_resumed(book: Notebook, shop: Workshop) -> None:
+    wait_for(lambda: events(shop.run, "snapshot"))
+    os.kill(alive(shop.run, 120).worker_pid or 0, signal.SIGKILL)
+    book.shows("killed from outside", 20)
+    book.shows("Continued at epoch", 90)
+    wait_for(lambda: "▶" in book.signs(), 20, each=0.3)
+
+
+def test_safe_stop_leaves_a_resumable_run_and_continue_continues_it(book: Notebook, shop: Workshop) -> None:
+    alive(shop.run, 120)
+    clicked = clock.monotonic()
+    book.click("Safe stop")
+    book.shows("stop", 1)
+    assert clock.monotonic() - clicked < 1.5
+    wait_for(lambda: read_status(shop.run).state == "stopped", 30)
+    assert read_status(shop.run).exit_code == 75 and list(shop.run.snapshots.iterdir())
+    book.shows("Stopped", 10)
+    epoch = read_status(shop.run).epoch
+    wait_for(lambda: book.page.get_by_role("button", name="Continue", exact=True).is_enabled(), 10)
+    book.click("Continue")
+    book.shows("It goes on in the background", 5)
+    assert alive(shop.run, 120).epoch >= epoch
+    (resumed,) = events(shop.run, "resumed")[-1:]
+    assert resumed["exact"] is True and resumed["lost_batches"] == 0
+
+
+def test_ending_asks_first(book: Notebook, shop: Workshop) -> None:
+    wait_for(lambda: book.page.get_by_role("button", name="End now", exact=True).is_enabled(), 20)
+    book.click("End now")
+    book.shows("Safe stop loses nothing", 1)
+    book.click("No, train on")
+    book.shows("It trains on", 1)
+    assert read_status(shop.run).state == "running"
+    book.click("End now")
+    book.click("Yes, end it now")
+    wait_for(lambda: read_status(shop.run).state == "stopped", 20)
+    assert read_status(shop.run).exit_code == 143
+    book.shows("ended at once", 10)
+
+
+def test_nothing_was_complained_of(book: Notebook) -> None:
+    assert book.errors == []
+
+
+def test_a_slider_of_04_moves_the_bar(browser: Browser, server: Server, book: Notebook) -> None:
+    server.put("04_fallback", {"run": "tiny"})
+    page = browser.new_page(viewport={"width": 1400, "height": 3000})
+    found = Notebook(page, server, "04_fallback")
+    found.run_all()
+    found.shows("Why did the last attempt end", 5)
+    look = """() => [...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => plot.data || [])
+        .filter(trace => trace.type === 'bar').reduce((sum, trace) => sum + trace.x[0], 0)"""
+    before = wait_for(lambda: page.evaluate(look), 40, each=0.2)
+    slider = page.locator(".widget-hslider", has_text="batch").locator(".noUi-handle")
+    clicked = clock.monotonic()
+    slider.press("ArrowRight")
+    wait_for(lambda: page.evaluate(look) > before, 3, each=0.02)
+    assert clock.monotonic() - clicked < 1.5
+    assert found.errors == []
+    page.close()
+
+
+def test_01_and_02_run_all_and_a_closed_tab_loses_nothing(browser: Browser, server: Server, shop: Workshop) -> None:
+    given = {"config": "configs/tiny.yaml", "name": "second", "epochs": 4}
+    server.put("01_setup", {**given, "calibrate": False})
+    page = browser.new_page(viewport={"width": 1400, "height": 3000})
+    setup = Notebook(page, server, "01_setup")
+    setup.run_all()
+    setup.shows("D40 pothole", 30)
+    setup.shows("largest batch that fits", 30)
+    assert setup.errors == []
+    server.put("02_training", given)
+    training = Notebook(page, server, "02_training")
+    training.run_all()
+    wait_for(lambda: training.points(STEPS) > 0, 60, each=0.3)
+    assert training.errors == []
+    page.close()
+    second = RunPaths(shop.root / "results" / "second")
+    wait_for(lambda: read_status(second).state == "done", 90)
+    assert read_status(second).exit_code == 0
