@@ -8,10 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rddkit import dataset, durable, exhibits, memory, runfile, status
+from rddkit import dataset, durable, exhibits, memory, offline, runfile, status
 from rddkit.config import ConfigError
 from rddkit.paths import RunPaths
-from rddkit.run import child_environment
 from rddkit.runfile import RunFile
 
 IMAGES = 4
@@ -27,7 +26,7 @@ def renew(paths: RunPaths) -> str:
     weights = paths.best if paths.best.is_file() else paths.last
     if not weights.is_file():
         return "no predictions: there are no weights yet"
-    if paths.sample_predictions.is_file() and paths.predictions.stat().st_mtime >= weights.stat().st_mtime:
+    if paths.sample_predictions.is_file() and paths.sample_predictions.stat().st_mtime >= weights.stat().st_mtime:
         return ""
     if status.read_status(paths).state == "running":
         return "no predictions while the run is being trained: they would take memory from it"
@@ -52,7 +51,7 @@ def draw(record: RunFile, weights: Path) -> bytes:
     words = [str(weights), str(imgsz), record.device, str(budget), *(str(path) for path, _ in labelled)]
     command = [sys.executable, "-m", "rddkit.predictions", *words]
     answer = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=SECONDS, env=child_environment()
+        command, capture_output=True, text=True, check=False, timeout=SECONDS, env=offline.child_environment()
     )
     if answer.returncode != 0:
         raise ValueError(answer.stderr)

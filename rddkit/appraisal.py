@@ -6,13 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from IPython import display as ipython
-
-from rddkit import curves, evaluation, figures, inference, notebook
+from rddkit import curves, evaluation, figures, frontend, inference
 from rddkit.config import ConfigError
 from rddkit.run import Run
-
-_image: Any = ipython.Image
 
 
 def evaluate(run: Run, weights: str = "best", test: str | None = None, again: bool = False) -> dict[str, Any]:
@@ -45,7 +41,7 @@ def show_scores(found: Mapping[str, Any]) -> None:
     """F1 and average precision of each of the weights, by class and domain, with what they mean."""
     for name, result in found["weights"].items():
         print("\n".join(evaluation.sentences(name, result)))
-        notebook.show_table(evaluation.rows(result), evaluation.COLUMNS)
+        frontend.show_table(evaluation.rows(result), evaluation.COLUMNS)
 
 
 def first(found: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -72,7 +68,7 @@ def show_misses(run: Run, found: Mapping[str, Any]) -> None:
     if not picture.is_file():
         print("No validation image has an error at this threshold.")
         return
-    notebook.show(_image(data=picture.read_bytes(), format="jpeg", alt="images with most boxes missed or wrong"))
+    frontend.show_jpeg(picture.read_bytes(), "images with most boxes missed or wrong")
 
 
 def show_files(run: Run, found: Mapping[str, Any]) -> None:

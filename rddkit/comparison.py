@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -37,7 +38,7 @@ def compare(runs: Mapping[str, pd.DataFrame]) -> go.Figure:
             sides = {MAP50: "solid"} if panel == "mAP50" else {f"train/{panel}": "solid", f"val/{panel}": "dot"}
             for column, dash in sides.items():
                 told = frame[frame[column].notna()] if column in frame else frame[:0]
-                keep = series.thin(told[column]) if len(told) else []
+                keep: Any = series.thin(told[column]) if len(told) else []
                 figure.add_scatter(
                     x=told["epoch"].to_numpy()[keep],
                     y=style.lean(told[column].to_numpy()[keep]) if len(told) else [],

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from rddkit import books, exhibits, lock, notebook, paths, standings, sweep
-from rddkit.notebook import NotDone, show, show_table
+from rddkit.frontend import is_headless, show, show_table
+from rddkit.notebook import NotDone
 from rddkit.standings import COLUMNS, Standing, Standings
 from rddkit.sweep import Sweep
 
@@ -35,7 +36,7 @@ def start(asked: Sweep, address: str | None = None, safety: str | None = None) -
     command = [sys.executable, "-m", "rddkit.cli", "sweep", str(asked.source)]
     command += ["--address", address] if address else []
     command += ["--safety", safety] if safety else []
-    if notebook.is_headless():
+    if is_headless():
         _attend(asked, command)
         return
     if not lock.is_held(asked.lock):
