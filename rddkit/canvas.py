@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from rddkit import style
+
+# Seconds after which the place is measured: the browser draws before the figure stands in the page, some time later.
+SETTLING = (0.5, 2.0, 5.0, 12.0, 30.0)
 
 
 class Canvas:
@@ -17,10 +22,20 @@ class Canvas:
     """
 
     def __init__(self, figure: go.Figure) -> None:
-        self.widget = go.FigureWidget(figure)
+        self.widget = go.FigureWidget(figure.update_layout(autosize=True))
         self.widget._config = {**self.widget._config, **style.CONFIG}
         self.look = _look(figure)
         self.layout = figure.layout.to_plotly_json()
+        with contextlib.suppress(RuntimeError):  # no loop: a script
+            loop = asyncio.get_running_loop()
+            for seconds in SETTLING:
+                loop.call_later(seconds, self._fit)
+
+    def _fit(self) -> None:
+        """Have the browser measure the place: a change of height makes plotly.js look at the width again."""
+        if self.widget.comm is not None:
+            height = self.layout.get("height") or 0
+            self.widget.layout.height = height + 1 if self.widget.layout.height == height else height
 
     def show(self, figure: go.Figure) -> None:
         """Take over what is different in `figure`."""

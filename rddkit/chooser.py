@@ -101,7 +101,7 @@ def what_is_known(record: RunFile) -> tuple[estimate.Known | None, str]:
     """What an estimate of any plan of a run is made of, or why there is none."""
     try:
         return estimate.know(record), ""
-    except (ConfigError, OSError, ValueError) as error:
+    except (ConfigError, OSError, KeyError, ValueError) as error:
         return None, f"no estimate: {error}"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -38,10 +37,10 @@ def compare(runs: Mapping[str, pd.DataFrame]) -> go.Figure:
             sides = {MAP50: "solid"} if panel == "mAP50" else {f"train/{panel}": "solid", f"val/{panel}": "dot"}
             for column, dash in sides.items():
                 told = frame[frame[column].notna()] if column in frame else frame[:0]
-                keep: Any = series.thin(told[column]) if len(told) else []
+                keep = series.thin(told[column] if len(told) else [])
                 figure.add_scatter(
                     x=told["epoch"].to_numpy()[keep],
-                    y=style.lean(told[column].to_numpy()[keep]) if len(told) else [],
+                    y=style.lean(told[column].to_numpy()[keep] if len(told) else []),
                     mode="lines+markers" if len(told) <= 30 else "lines",
                     line={"color": color, "width": 1.8, "dash": dash},
                     marker={"color": color, "size": 4.5},

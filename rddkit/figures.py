@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from rddkit import records, series, style, traces
+from rddkit import frontend, records, series, style, traces
 from rddkit.journal import Event
 from rddkit.memory import GIB, human
 from rddkit.records import METRICS, Records
@@ -218,11 +218,13 @@ def all_figures(run: Records) -> dict[str, go.Figure]:
 
 
 def show(figure: go.Figure) -> None:
-    """Show a figure in a notebook so that what is saved draws in JupyterLab, VS Code and `nbconvert --to html`.
+    """Show a figure in a notebook so that it draws in JupyterLab and VS Code.
 
-    The mimetype alone draws nothing in an HTML export; the export's own copy loads plotly.js from the network.
+    What is saved where nobody watches draws in `nbconvert --to html` too, which then loads plotly.js from the network;
+    a watched notebook would fetch that at once, for nothing.
     """
-    figure.show(renderer="plotly_mimetype+notebook_connected", config=style.CONFIG)
+    renderer = "plotly_mimetype+notebook_connected" if frontend.is_headless() else "plotly_mimetype"
+    figure.show(renderer=renderer, config=style.CONFIG)
 
 
 def _counted(steps: pd.DataFrame, batches: int | None) -> tuple[pd.DataFrame, np.ndarray[Any, Any]]:

@@ -27,6 +27,7 @@ KINDS: dict[str, Any] = {
     "raw": str | None,
     "calibrate": bool,
     "run": str | None,
+    "compare": str,
     "choice": str,
     "apply": bool,
     "safety": str | None,

@@ -212,7 +212,7 @@ def best(results: pd.DataFrame, column: str = MAP50) -> Best | None:
 def newest_memory(memory: pd.DataFrame) -> dict[str, float]:
     """The last reading of memory.csv in bytes; {} where there is none."""
     columns = [name for name in MEMORY[1:] if name in memory]
-    return {name: float(memory[name].iloc[-1]) for name in columns} if len(memory) else {}
+    return {name: float(memory[name].to_numpy()[-1]) for name in columns} if len(memory) else {}
 
 
 def lost_work(events: list[Event]) -> Lost:

@@ -23,7 +23,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "ch
 # Without the background flags Chromium looks up Google's hosts, which a closed network refuses again and again.
 FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
 --disable-component-update --disable-sync""".split()
-START = 60.0  # seconds for the server, the kernel and the widgets' JavaScript on a busy machine
+START = 150.0  # seconds for the server, the kernel and the widgets' JavaScript on a busy machine
 IDLE = """() => window.jupyterapp?.shell.currentWidget?.context?.sessionContext?.session?.kernel?.status === 'idle'"""
 NOT_OURS = ("favicon", "/api/me", "/lab/api/", "/api/contents", "/static/", "/lsp/", "ResizeObserver")
 
@@ -86,6 +86,7 @@ class Notebook:
 
     def __init__(self, page: Page, server: Server, name: str) -> None:
         self.page = page
+        page.set_default_timeout(START * 1000)
         self.errors: list[str] = []
         page.on("console", lambda said: self._hear(said.type, f"{said.text} {said.location.get('url', '')}"))
         page.on("pageerror", lambda error: self._hear("error", str(error)))

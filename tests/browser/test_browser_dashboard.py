@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from lab import Notebook, Server
+from lab import START, Notebook, Server
 from playwright.sync_api import Browser
 from workshop import Workshop, alive, clean_up, events, wait_for
 
@@ -17,6 +17,7 @@ from rddkit.paths import RunPaths
 from rddkit.status import read_status
 
 STEPS = "train, per step"
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def shop(workshop: Callable[..., Workshop]) -> Iterator[Workshop]:
     made = workshop("watched", epochs=2000)
     started = made.train("--detach")
     assert started.returncode == 0, started.stderr
-    alive(made.run, 180)
+    alive(made.run, START)
     yield made
     clean_up(made.run)
 
@@ -40,10 +41,10 @@ def server(shop: Workshop, serve: Callable[[Path], Server]) -> Server:
 @pytest.fixture(scope="module")
 def book(browser: Browser, server: Server) -> Iterator[Notebook]:
     """03 after Run All, its dashboard drawn; the tests go on with it one after the other."""
-    page = browser.new_page(viewport={"width": 1400, "height": 2400})
+    page = browser.new_page(viewport={"width": 1400, "height": 1900})
     found = Notebook(page, server, "03_monitoring")
     found.run_all()
-    wait_for(lambda: found.points(STEPS) > 0, 60, each=0.3)
+    wait_for(lambda: found.points(STEPS) > 0, START, each=0.3)
     yield found
     page.close()
 
@@ -57,7 +58,7 @@ def test_the_curves_grow_within_ten_seconds_and_the_kernel_is_free(book: Noteboo
 
 
 def test_a_snapshot_is_taken_at_a_click(book: Notebook, shop: Workshop) -> None:
-    alive(shop.run, 120)
+    alive(shop.run, START)
     before = len(events(shop.run, "snapshot"))
     book.click("Snapshot now")
     book.shows("A snapshot is taken after this batch", 1)
@@ -66,14 +67,14 @@ def test_a_snapshot_is_taken_at_a_click(book: Notebook, shop: Workshop) -> None:
 
 def test_a_worker_killed_from_outside_shows_as_killed_then_as_resumed(book: Notebook, shop: Workshop) -> None:
     wait_for(lambda: events(shop.run, "snapshot"))
-    os.kill(alive(shop.run, 120).worker_pid or 0, signal.SIGKILL)
+    os.kill(alive(shop.run, START).worker_pid or 0, signal.SIGKILL)
     book.shows("killed from outside", 20)
-    book.shows("Continued at epoch", 90)
+    book.shows("Continued at epoch", START)
     wait_for(lambda: "▶" in book.signs(), 20, each=0.3)
 
 
 def test_safe_stop_leaves_a_resumable_run_and_continue_continues_it(book: Notebook, shop: Workshop) -> None:
-    alive(shop.run, 120)
+    alive(shop.run, START)
     clicked = clock.monotonic()
     book.click("Safe stop")
     book.shows("stop", 1)
@@ -85,7 +86,7 @@ def test_safe_stop_leaves_a_resumable_run_and_continue_continues_it(book: Notebo
     wait_for(lambda: book.page.get_by_role("button", name="Continue", exact=True).is_enabled(), 10)
     book.click("Continue")
     book.shows("It goes on in the background", 5)
-    assert alive(shop.run, 120).epoch >= epoch
+    assert alive(shop.run, START).epoch >= epoch
     (resumed,) = events(shop.run, "resumed")[-1:]
     assert resumed["exact"] is True and resumed["lost_batches"] == 0
 
@@ -116,7 +117,7 @@ def test_a_slider_of_04_moves_the_bar(browser: Browser, server: Server, book: No
     found.shows("Why did the last attempt end", 5)
     look = """() => [...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => plot.data || [])
         .filter(trace => trace.type === 'bar').reduce((sum, trace) => sum + trace.x[0], 0)"""
-    before = wait_for(lambda: page.evaluate(look), 40, each=0.2)
+    before = wait_for(lambda: page.evaluate(look), START, each=0.2)
     slider = page.locator(".widget-hslider", has_text="batch").locator(".noUi-handle")
     clicked = clock.monotonic()
     slider.press("ArrowRight")
@@ -132,15 +133,15 @@ def test_01_and_02_run_all_and_a_closed_tab_loses_nothing(browser: Browser, serv
     page = browser.new_page(viewport={"width": 1400, "height": 3000})
     setup = Notebook(page, server, "01_setup")
     setup.run_all()
-    setup.shows("D40 pothole", 30)
-    setup.shows("largest batch that fits", 30)
+    setup.shows("D40 pothole", START)
+    setup.shows("largest batch that fits", START)
     assert setup.errors == []
     server.put("02_training", given)
     training = Notebook(page, server, "02_training")
     training.run_all()
-    wait_for(lambda: training.points(STEPS) > 0, 60, each=0.3)
+    wait_for(lambda: training.points(STEPS) > 0, START, each=0.3)
     assert training.errors == []
     page.close()
     second = RunPaths(shop.root / "results" / "second")
-    wait_for(lambda: read_status(second).state == "done", 90)
+    wait_for(lambda: read_status(second).state == "done", START)
     assert read_status(second).exit_code == 0

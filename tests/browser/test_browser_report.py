@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fabricate import fabricate_run
+from lab import START
 from playwright.sync_api import Browser
 
 from rddkit import report
@@ -21,8 +22,9 @@ def test_a_report_draws_every_figure_with_the_network_off(browser: Browser, tmp_
     page.on("requestfailed", lambda request: said.append(f"failed: {request.url}"))
     page.on("console", lambda told: said.append(told.text) if told.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: said.append(str(error)))
+    page.set_default_timeout(START * 1000)
     page.goto(page_file.as_uri())
-    page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot .main-svg').length >= 10", timeout=20_000)
+    page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot .main-svg').length >= 10")
     drawn = page.evaluate(
         "() => [...document.querySelectorAll('.js-plotly-plot')].map(plot => plot.querySelectorAll('path').length)"
     )
