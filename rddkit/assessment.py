@@ -26,7 +26,7 @@ class Errors(NamedTuple):
 
 def assess(seen: Seen) -> dict[str, Any]:
     """F1 at the threshold that these images choose, by class and domain; COCO's AP; curves; confusion. Plain values."""
-    found = challenge.strongest(seen.found)
+    found = challenge.strongest(challenge.single(seen.found))
     curve = challenge.sweep(seen.truth, found)
     kept = found.take(found.score >= curve.best)
     domain = np.array([photo.domain for photo in seen.photos], dtype=object)
@@ -93,7 +93,7 @@ def number(value: float) -> float | None:
 
 def worst(seen: Seen, threshold: float, most: int = WORST) -> list[Errors]:
     """The images with the most boxes missed or wrong at a threshold, the worst first; ones without an error never."""
-    strong = challenge.strongest(seen.found)
+    strong = challenge.strongest(challenge.single(seen.found))
     kept = strong.take(strong.score >= threshold)
     hits = challenge.match(seen.truth, kept)
     missed = seen.truth.take(np.setdiff1d(np.arange(len(seen.truth)), hits))

@@ -111,6 +111,18 @@ def strongest(found: Boxes, most: int = MOST) -> Boxes:
     return found.take(np.array(kept, dtype=np.int64))
 
 
+def single(found: Boxes) -> Boxes:
+    """Of the boxes at the very same place in an image, the strongest.
+
+    Ultralytics validates with every class of a box as a box of its own, which average precision wants; it predicts,
+    and so hands in, each box with its best class alone.
+    """
+    order = np.argsort(-found.score, kind="stable")
+    places = np.column_stack([found.image, found.corners])[order]
+    _, first = np.unique(places, axis=0, return_index=True)
+    return found.take(order[np.sort(first)])
+
+
 def match(truth: Boxes, found: Boxes, same_label: bool = True, least: float = IOU) -> Ints:
     """For each found box the row of the labelled box that it hits, or NONE.
 

@@ -71,6 +71,18 @@ def test_five_boxes_an_image_are_taken_the_strongest() -> None:
     assert len(kept) == 10
 
 
+def test_a_box_with_two_classes_is_handed_in_with_the_surer_one() -> None:
+    rows: list[Row] = [
+        (0, 1, 1, 2, 3, 4, 0.3),
+        (0, 0, 1, 2, 3, 4, 0.6),
+        (0, 0, 1, 2, 3, 5, 0.2),
+        (1, 1, 1, 2, 3, 4, 0.1),
+    ]
+    kept = challenge.single(challenge.boxes(rows))
+    assert list(zip(kept.label.tolist(), kept.score.tolist(), strict=True)) == [(0, 0.6), (0, 0.2), (1, 0.1)]
+    assert len(challenge.single(challenge.boxes([]))) == 0
+
+
 def test_nothing_found_and_nothing_there() -> None:
     nothing, truth = challenge.boxes([]), challenge.boxes(TRUTH)
     assert challenge.count(truth, nothing) == (0, 0, 4)
