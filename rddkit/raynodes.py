@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
+from ray._private import services
 
-from rddkit import memory, outlook
+from rddkit import clock, memory, outlook
 from rddkit.config import PLAN_KEYS, ConfigError
 from rddkit.memory import MIB, human
 from rddkit.safety import Safety
 from rddkit.sweep import Sweep, Trial
 
-TRIES = 4  # Ray gives a node 30 s to start; a busy machine with a cold disk can need more
+START_SECONDS = 240.0  # Ray's seven processes on two busy cores with a cold disk
 STORE = 80 * MIB  # Ray's object store; it wants 75 MiB, and nothing of ours goes through it
 OWN = 900 * MIB  # what a Ray started here holds itself, the command included (benchmarks/sweep_overhead.py)
 BESIDE = 200 * MIB  # a trial's process on Ray and its supervisor (the same)
@@ -39,17 +40,41 @@ def running_ray(address: str | None, limits: Safety) -> Iterator[None]:
         }
         how = {"address": address} if address else {"address": "local", "_node_ip_address": "127.0.0.1", **own}
         try:
-            for left in reversed(range(TRIES)):
-                try:
+            try:
+                with patience():
                     ray.init(**how, log_to_driver=False, logging_level=logging.ERROR)
-                    break
-                except Exception as error:
-                    ray.shutdown()
-                    if not (left and "timed out during startup" in str(error)):
-                        raise ConfigError(_unreachable(address, error)) from error
+            except Exception as error:
+                raise ConfigError(_unreachable(address, error)) from error
             yield
         finally:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def patience() -> Iterator[None]:
+    """Let a node of Ray's take longer to start than the 30 s that stand in Ray's source (`_private/node.py`), and that
+    a small, busy machine does not keep to: the question whether it has started waits for the answer.
+    """
+    ask = getattr(services, "get_node", None)
+
+    def wait(*about: Any, **more: Any) -> Any:
+        deadline = clock.monotonic() + START_SECONDS
+        while True:
+            try:
+                return ask(*about, **more)  # type: ignore[misc]
+            except RuntimeError:
+                if clock.monotonic() > deadline:
+                    raise
+                clock.sleep(0.5)
+
+    if ask is None:  # a Ray that asks otherwise: its own patience must do
+        yield
+        return
+    services.get_node = wait
+    try:
+        yield
+    finally:
+        services.get_node = ask
 
 
 def _for_trials(limits: Safety) -> int:

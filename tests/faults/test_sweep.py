@@ -201,22 +201,15 @@ def cluster() -> Iterator[Any]:
     sweep.need_ray()
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=False)
-    patiently(lambda: made.add_node(num_cpus=0, include_dashboard=False))
+    from rddkit.raynodes import patience
+
+    with patience():
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
-        yield made
+        with patience():
+            yield made
     finally:
         made.shutdown()
-
-
-def patiently(start: Callable[[], Any], times: int = 3) -> Any:
-    """A node of Ray's that has started: on a busy machine one may give up on itself after its 30 s."""
-    for left in reversed(range(times)):
-        try:
-            return start()
-        except Exception as error:
-            if not left or "timed out during startup" not in str(error):
-                raise
 
 
 def end_node(node: Any) -> list[int]:
@@ -241,7 +234,7 @@ def test_a_node_killed_in_mid_trial_loses_nothing_and_its_trial_resumes_on_the_o
         process = two.start("--address", made.address)
         # The command has joined the head by now, not a node that will die.
         wait_for(lambda: (two.root / "results" / "many" / "ray").exists() or process.poll() is not None, seconds=120)
-        nodes = [patiently(lambda: made.add_node(num_cpus=1)) for _ in range(2)]
+        nodes = [made.add_node(num_cpus=1) for _ in range(2)]
         lost = two.trial("seed_7")
         wait_for(lambda: len(events(lost, "epoch")) > 2, seconds=150)
         here = events(lost, "attempt_started")[0]["node"]
