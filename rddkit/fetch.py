@@ -32,10 +32,13 @@ class Bars:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._bars.stop()
+        if self._tasks:
+            self._bars.stop()
 
     def show(self, what: str, have: int, size: int | None) -> None:
-        """Move the bar of `what` to `have` bytes of `size`."""
+        """Move the bar of `what` to `have` bytes of `size`; where nobody watches, nothing is drawn."""
+        if not self._bars.console.is_terminal:
+            return
         if what not in self._tasks:
             self._bars.start()
             self._tasks[what] = self._bars.add_task(what, total=size)
