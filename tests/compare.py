@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conftest import TINY
+from workshop import TINY
 
 from rddkit import runfile
 from rddkit.paths import RunPaths

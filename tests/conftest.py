@@ -11,25 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from workshop import Workshop, clean_up
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-# A model and images small enough that an epoch takes a second; the rest of an attempt is torch's start.
-TINY = {
-    "model": "yolov8n.yaml",
-    "epochs": 3,
-    "imgsz": 32,
-    "batch": 4,
-    "workers": 0,
-    "seed": 7,
-    "device": "cpu",
-    "plots": False,
-    "val": True,
-    "warmup_epochs": 1.0,
-    "close_mosaic": 1,
-    "project": "results",
-    "name": "tiny",
-}
+from workshop import TINY, Cli, Workshop, clean_up
 
 
 @pytest.fixture(autouse=True)
@@ -76,9 +58,6 @@ def attempts(make_root: Callable[..., Path], root: Path, monkeypatch: pytest.Mon
     seen = {"cuda": [], "mps": False, "torch": "", "cpu": ""}
     monkeypatch.setattr("rddkit.recording.look_at_devices", lambda: seen)
     return lambda **settings: Attempts(make_root(root, **{**RECIPE, **settings}))
-
-
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture

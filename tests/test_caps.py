@@ -135,7 +135,7 @@ def test_before_torch_a_process_becomes_the_kernels_first_victim_and_is_capped_r
     told = child(
         "cap = caps.before_torch(200 << 20, True)\n"
         "try:\n"
-        "    bytearray(3 << 29)\n"
+        "    bytearray(4 << 30)\n"
         "    caught = False\n"
         "except MemoryError:\n"
         "    caught = True\n"
@@ -164,11 +164,11 @@ def test_without_a_cap_it_is_the_first_victim_all_the_same() -> None:
 @linux
 def test_a_hard_limit_below_the_cap_is_kept() -> None:
     told = child(
-        "resource.setrlimit(resource.RLIMIT_DATA, (3 << 30, 3 << 30))\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (5 << 30, 5 << 30))\n"
         "high, low = caps.before_torch(8 << 30, True), caps.before_torch(1 << 30, True)\n"
         "print(json.dumps([high.limit, low.limit, resource.getrlimit(resource.RLIMIT_DATA)]))\n"
     )
-    assert told == [3 * GIB, 2 * GIB, [2 * GIB, 3 * GIB]]
+    assert told == [5 * GIB, 4 * GIB, [4 * GIB, 5 * GIB]]
 
 
 @linux

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import REPOSITORY, Cli
 from hypothesis import given
 from hypothesis import strategies as st
+from workshop import REPOSITORY, Cli
 
 from rddkit import cli, config, paths
 from rddkit.config import ConfigError, load_config

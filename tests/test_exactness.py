@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY
+from workshop import REPOSITORY
 
 from rddkit.exactness import LAST_PT, WORKERS, Exactness, Loop, judge, loop_for, page
 

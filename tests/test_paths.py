@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from workshop import REPOSITORY
 
 from rddkit import paths
 from rddkit.paths import RunPaths

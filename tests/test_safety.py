@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY
+from workshop import REPOSITORY
 
 from rddkit import safety
 from rddkit.config import ConfigError

@@ -18,8 +18,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import Cli
-from workshop import Workshop, alive, events, one_row_per_epoch, wait_for
+from workshop import Cli, Workshop, alive, events, one_row_per_epoch, wait_for
 
 from rddkit import clock, dataset, journal, lock, memory
 from rddkit.paths import RunPaths

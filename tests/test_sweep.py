@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import REPOSITORY, Cli
 from fabricate import fabricate_run
+from workshop import REPOSITORY, Cli
 
 from rddkit import standings, sweep
 from rddkit.config import ConfigError

@@ -16,6 +16,25 @@ from rddkit import clock, journal, lock
 from rddkit.paths import RunPaths
 from rddkit.status import Status, read_rows, read_status
 
+REPOSITORY = Path(__file__).resolve().parent.parent
+# A model and images small enough that an epoch takes a second; the rest of an attempt is torch's start.
+TINY = {
+    "model": "yolov8n.yaml",
+    "epochs": 3,
+    "imgsz": 32,
+    "batch": 4,
+    "workers": 0,
+    "seed": 7,
+    "device": "cpu",
+    "plots": False,
+    "val": True,
+    "warmup_epochs": 1.0,
+    "close_mosaic": 1,
+    "project": "results",
+    "name": "tiny",
+}
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
 LAUNCH = 60.0  # seconds to the first epoch: torch's start on a busy machine
 
 # A process that starts a run as a notebook kernel does, and then only waits.

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 from compare import RECIPE, plain_run
-from conftest import TINY
-from workshop import Workshop, events, one_row_per_epoch, wait_for
+from workshop import TINY, Workshop, events, one_row_per_epoch, wait_for
 
 from rddkit import clock
 from rddkit.paths import RunPaths

@@ -14,8 +14,7 @@ import kernel
 import psutil
 import pytest
 from compare import RECIPE, same_weights, train_once
-from conftest import TINY
-from workshop import Workshop, events, one_row_per_epoch, wait_for
+from workshop import TINY, Workshop, events, one_row_per_epoch, wait_for
 
 from rddkit.run import Run
 from rddkit.status import read_progress

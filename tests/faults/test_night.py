@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 from compare import RECIPE, rows, same_weights, train_once
-from conftest import TINY
-from workshop import Workshop, alive, events, one_row_per_epoch, wait_for
+from workshop import TINY, Workshop, alive, events, one_row_per_epoch, wait_for
 
 from rddkit import clock, memory, words
 from rddkit.run import Run

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from compare import HERE, RECIPE, equal_tensors, plain_run, rows, same_weights, train_once
-from conftest import TINY
+from workshop import TINY
 
 pytestmark = pytest.mark.faults
 BENCHMARK = HERE.parent / "benchmarks" / "parity.py"

@@ -24,8 +24,7 @@ from compare import (
     steps,
     train_once,
 )
-from conftest import TINY
-from workshop import Workshop, alive, events, one_row_per_epoch, wait_for
+from workshop import TINY, Workshop, alive, events, one_row_per_epoch, wait_for
 
 from rddkit import clock, dataset, runfile
 from rddkit.run import Run

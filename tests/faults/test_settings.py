@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 from compare import RECIPE, Attempts, images_of, plain_run, rows, same_weights, train_once
-from conftest import TINY
-from workshop import Workshop, events, one_row_per_epoch, wait_for
+from workshop import TINY, Workshop, events, one_row_per_epoch, wait_for
 
 from rddkit.exactness import EPOCH_LEVEL, WORKERS
 from rddkit.run import Run

@@ -16,8 +16,7 @@ import psutil
 import pytest
 import yaml
 from compare import RECIPE, same_weights, train_once
-from conftest import TINY
-from workshop import Workshop, clean_up, events, one_row_per_epoch, wait_for
+from workshop import TINY, Workshop, clean_up, events, one_row_per_epoch, wait_for
 
 from rddkit import lock, outlook, standings, sweep
 from rddkit.paths import RunPaths
