@@ -57,7 +57,8 @@ class Canvas:
 
 def _look(figure: go.Figure) -> list[Any]:
     """What must be equal for traces to be the same but for their points."""
-    return [(trace.type, trace.name, trace.mode, trace.xaxis, trace.yaxis, str(trace.visible)) for trace in figure.data]
+    keys = ("type", "name", "mode", "xaxis", "yaxis", "visible")
+    return [[trace[key] if key in trace else None for key in keys] for trace in figure.data]
 
 
 def _equal(old: Any, new: Any) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from rddkit.journal import Event
 from rddkit.paths import RunPaths
 from rddkit.records import Records, Table
 
+Content = TypeVar("Content")
 MOST = 5_000  # rows: several for each pixel of a screen
 CHUNK = 8 << 20  # bytes parsed at once: ten days of memory.csv are 80 MB
 MERGED = {"worker": "max", "device": "max", "swap": "max", "available": "min", "images_per_second": "mean"}
@@ -29,12 +31,33 @@ class Live:
         self.events = GrowingJournal(paths.journal)
         self.steps = GrowingTable(paths.steps_csv, records.read_steps, most)
         self.memory = GrowingTable(paths.memory_csv, records.read_memory, most)
+        self.run, self.results = Unchanged(records.read_mapping), Unchanged(records.read_results)
 
     def refresh(self) -> Records:
         """What there is now. Like `records.read_records`, it raises nothing for files that are missing or torn."""
         steps, memory = self.steps.refresh(), self.memory.refresh()
-        results = records.read_results(self.paths.results_csv)
-        return records.put_together(self.paths, self.events.refresh(), results, steps, memory)
+        results = self.results(self.paths.results_csv)
+        return records.put_together(
+            self.paths, self.run(self.paths.run_yaml), self.events.refresh(), results, steps, memory
+        )
+
+
+class Unchanged(Generic[Content]):
+    """A way of reading a file that reads it again only when it was changed."""
+
+    def __init__(self, read: Callable[[Path], Content]) -> None:
+        self.read = read
+        self.kept: tuple[tuple[int, ...], Content] | None = None
+
+    def __call__(self, path: Path) -> Content:
+        try:
+            found = path.stat()
+        except OSError:
+            return self.read(path)
+        stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
+        if self.kept is None or self.kept[0] != stamp:
+            self.kept = (stamp, self.read(path))
+        return self.kept[1]
 
 
 class Growing:

@@ -26,6 +26,9 @@ PRECISION, RECALL = "metrics/precision(B)", "metrics/recall(B)"
 METRICS = {MAP50: "mAP50", MAP50_95: "mAP50-95", PRECISION: "precision", RECALL: "recall"}
 
 
+Mapping = tuple[dict[str, Any], list[str]]  # a file of keys and values, and notes on what could not be read
+
+
 class Table(NamedTuple):
     """A csv file's whole rows. `end` is the byte behind the last of them: reading can go on from there."""
 
@@ -72,14 +75,15 @@ class Records:
 def read_records(paths: RunPaths) -> Records:
     """Everything in a run's folder that can be read; raises nothing for files that are missing, torn or newer."""
     results, steps, memory = read_results(paths.results_csv), read_steps(paths.steps_csv), read_memory(paths.memory_csv)
-    return put_together(paths, read_journal(paths.journal), results, steps, memory)
+    told = read_mapping(paths.run_yaml)
+    return put_together(paths, told, read_journal(paths.journal), results, steps, memory)
 
 
 def put_together(
-    paths: RunPaths, journal: tuple[list[Event], list[str]], results: Table, steps: Table, memory: Table
+    paths: RunPaths, told: Mapping, journal: tuple[list[Event], list[str]], results: Table, steps: Table, memory: Table
 ) -> Records:
-    """Records of a journal and tables that were read already, and of the small files, read now."""
-    run, run_notes = read_mapping(paths.run_yaml)
+    """Records of what was read already, and of progress.json, read now; `told`: run.yaml."""
+    run, run_notes = told
     progress, progress_notes = read_mapping(paths.progress)
     events, journal_notes = journal
     notes = [*run_notes, *journal_notes, *results.notes, *steps.notes, *memory.notes, *progress_notes]
@@ -178,7 +182,7 @@ def _with_attempts(table: Table) -> Table:
     return table._replace(frame=frame.assign(attempt=frame["attempt"].ffill().fillna(1).astype(int)))
 
 
-def read_mapping(path: Path) -> tuple[dict[str, Any], list[str]]:
+def read_mapping(path: Path) -> Mapping:
     """A YAML or JSON file of keys and values, with a note instead of an error."""
     try:
         text = path.read_text(encoding="utf-8")

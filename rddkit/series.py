@@ -128,8 +128,9 @@ def spans(events: Sequence[Event], *frames: pd.DataFrame) -> list[Span]:
         for attempt, times in frame.groupby("attempt")["time"] if len(frame) else ():
             ends = times.iloc[[0, -1]].dt.to_pydatetime()
             seen.setdefault(int(str(attempt)), []).extend(ends)
-    for event in events:
-        if (number := attempt_of(event)) in started and (when := moment(event)) and number not in ended:
+    open_ones = {attempt_of(event): event for event in events}  # the newest of each attempt
+    for number in started.keys() - ended.keys():
+        if when := moment(open_ones[number]):
             seen.setdefault(number, []).append(when)
     found = []
     for attempt in sorted(started.keys() | seen.keys()):
