@@ -19,7 +19,7 @@ from rddkit.sweep import Sweep, Trial
 
 START_SECONDS = 240.0  # Ray's seven processes on two busy cores with a cold disk
 STORE = 80 * MIB  # Ray's object store; it wants 75 MiB, and nothing of ours goes through it
-OWN = 900 * MIB  # what a Ray started here holds itself, the command included (benchmarks/sweep_overhead.py)
+OWN = 900 * MIB  # a Ray started here and the command: 850 MB resident were seen; benchmarks/sweep_overhead.py measures
 BESIDE = 200 * MIB  # a trial's process on Ray and its supervisor (the same)
 ESTIMATED_BY = (*PLAN_KEYS, "data", "epochs", "nbs", "optimizer", "mosaic")  # the settings that an estimate reads
 
