@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rddkit import books, config, lock, memory, offline, runfile
+from rddkit import allocators, books, config, lock, memory, offline, runfile
 from rddkit.cause import signal_name
 from rddkit.config import ConfigError
 from rddkit.life import environment
@@ -65,7 +65,7 @@ def ask(paths: RunPaths, order: dict[str, Any], module: str = "rddkit.evaluate")
             check=False,
         )
     if child.returncode != 0 or not child.stdout:
-        raise NoAnswer(_told(child.returncode, log, paths))
+        raise NoAnswer(told_end(child.returncode, log, paths))
     answer: dict[str, Any] = json.loads(child.stdout)
     return answer
 
@@ -77,8 +77,11 @@ def with_budget_now(record: RunFile) -> RunFile:
     return dataclasses.replace(record, budget={**record.budget, "bytes": budget.bytes, "source": budget.source})
 
 
-def _told(code: int, log: Path, paths: RunPaths) -> str:
+def told_end(code: int, log: Path, paths: RunPaths) -> str:
+    """The text of NoAnswer, from an exit code and the log's end."""
     how = signal_name(-code) if code < 0 else f"exit code {code}"
     tail = books.log_tail(log, LOG_BYTES)
-    way = "close other programs, then ask again" if code < 0 or "memory" in tail else "mend that, then ask again"
+    last = tail.rpartition("\n")[2]
+    ran_out = code < 0 or allocators.who_ran_out(last.partition(":")[0].rpartition(".")[2], last)
+    way = "close other programs, then ask again" if ran_out else "mend that, then ask again"
     return f"the model of {paths.name!r} gave no answer ({how}). Last lines of {log}:\n{tail}\nNext: {way}."
