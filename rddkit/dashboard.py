@@ -106,7 +106,7 @@ class Dashboard:
         self.others = widgets.SelectMultiple(layout={"width": "24em"})
         self.texts = {kind: widgets.HTML() for kind in ("events", "log", "pictures")}
         drawn = [kind for kind in (*ALWAYS, *TABS) if kind not in self.texts]
-        self.places = {kind: widgets.Box(layout={"width": "100%"}) for kind in drawn}
+        self.places = {kind: widgets.VBox(layout={"min_width": "0", "overflow": "hidden"}) for kind in drawn}
         inside = {**self.texts, **self.places}
         inside["compare"] = widgets.VBox([self.others, self.places["compare"]])
         self.tabs = widgets.Tab([inside[kind] for kind in TABS], titles=list(TABS.values()), selected_index=0)
