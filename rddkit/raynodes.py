@@ -8,16 +8,16 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psutil
 import ray
-from ray._private import services
 
-from rddkit import clock, memory, outlook
+from rddkit import memory, outlook
 from rddkit.config import PLAN_KEYS, ConfigError
 from rddkit.memory import MIB, human
 from rddkit.safety import Safety
 from rddkit.sweep import Sweep, Trial
 
-START_SECONDS = 240.0  # Ray's seven processes on two busy cores with a cold disk
+TRIES = 4  # of a start; each brings more of Ray into the file cache
 STORE = 80 * MIB  # Ray's object store; it wants 75 MiB, and nothing of ours goes through it
 OWN = 900 * MIB  # a Ray started here and the command: 850 MB resident were seen; benchmarks/sweep_overhead.py measures
 BESIDE = 200 * MIB  # a trial's process on Ray and its supervisor (the same)
@@ -41,8 +41,7 @@ def running_ray(address: str | None, limits: Safety) -> Iterator[None]:
         how = {"address": address} if address else {"address": "local", "_node_ip_address": "127.0.0.1", **own}
         try:
             try:
-                with patience():
-                    ray.init(**how, log_to_driver=False, logging_level=logging.ERROR)
+                persistently(lambda: ray.init(**how, log_to_driver=False, logging_level=logging.ERROR))
             except Exception as error:
                 raise ConfigError(_unreachable(address, error)) from error
             yield
@@ -50,31 +49,22 @@ def running_ray(address: str | None, limits: Safety) -> Iterator[None]:
             ray.shutdown()
 
 
-@contextlib.contextmanager
-def patience() -> Iterator[None]:
-    """Let a node of Ray's take longer to start than the 30 s that stand in Ray's source (`_private/node.py`), and that
-    a small, busy machine does not keep to: the question whether it has started waits for the answer.
+def persistently(start: Callable[[], Any]) -> Any:
+    """What `start` gives. A node of Ray's ends itself when its agents take 15 s to start, as they can on a small, busy
+    machine: then what is left of it is ended, and it is tried again.
     """
-    ask = getattr(services, "get_node", None)
-
-    def wait(*about: Any, **more: Any) -> Any:
-        deadline = clock.monotonic() + START_SECONDS
-        while True:
-            try:
-                return ask(*about, **more)  # type: ignore[misc]
-            except RuntimeError:
-                if clock.monotonic() > deadline:
-                    raise
-                clock.sleep(0.5)
-
-    if ask is None:  # a Ray that asks otherwise: its own patience must do
-        yield
-        return
-    services.get_node = wait
-    try:
-        yield
-    finally:
-        services.get_node = ask
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    for left in reversed(range(TRIES)):
+        try:
+            return start()
+        except Exception as error:
+            if not left or "timed out during startup" not in str(error):
+                raise
+            for child in psutil.Process().children(recursive=True):
+                if child.pid not in before:
+                    with contextlib.suppress(psutil.Error):
+                        child.kill()
+    return None
 
 
 def _for_trials(limits: Safety) -> int:

@@ -33,7 +33,6 @@ QUIET = {  # Ray reads these when it is imported or started
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_memory_monitor_refresh_ms": "0",  # a run has its own guard; ending the light caller would free nothing
     "RAY_worker_niceness": "0",  # 15 otherwise, which supervisor and worker would inherit
-    "RAY_agent_register_timeout_ms": "240000",  # its own agents are slow to start on a small, busy machine
     "RAY_kill_child_processes_on_worker_exit": "0",  # a supervisor that lost its caller still has a run to stop
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000000",

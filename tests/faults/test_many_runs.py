@@ -200,13 +200,13 @@ def cluster() -> Iterator[Any]:
     sweep.need_ray()
     from ray.cluster_utils import Cluster
 
-    from rddkit.raynodes import patience
+    from rddkit.raynodes import persistently
 
-    with patience():
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    made = Cluster(initialize_head=False)
+    made.add_patiently = lambda **how: persistently(lambda: made.add_node(**how))
     try:
-        with patience():
-            yield made
+        made.add_patiently(num_cpus=0, include_dashboard=False)
+        yield made
     finally:
         made.shutdown()
 
@@ -233,7 +233,7 @@ def test_a_node_killed_in_mid_trial_loses_nothing_and_its_trial_resumes_on_the_o
         process = two.start("--address", made.address)
         # The command has joined the head by now, not a node that will die.
         wait_for(lambda: (two.root / "results" / "many" / "ray").exists() or process.poll() is not None, seconds=120)
-        nodes = [made.add_node(num_cpus=1) for _ in range(2)]
+        nodes = [made.add_patiently(num_cpus=1) for _ in range(2)]
         lost = two.trial("seed_7")
         wait_for(lambda: len(events(lost, "epoch")) > 2, seconds=150)
         here = events(lost, "attempt_started")[0]["node"]
