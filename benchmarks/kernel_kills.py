@@ -35,7 +35,7 @@ ARGS = {"model": "yolov8n.yaml", "imgsz": 320, "epochs": 2, "workers": 0, "seed"
 ARGS |= {"project": "results", "name": "one"}
 BIG, LIGHT = 12, 6  # batches; the group held 1276 and 898 MiB
 LIMIT = 1080 << 20
-SAFE = "estimate: false\nbackoff_seconds: 0.0\nsnapshot_seconds: 1.0\nfallbacks: [batch]\n"
+SAFE = "estimate: false\npredictions: false\nbackoff_seconds: 0.0\nsnapshot_seconds: 1.0\nfallbacks: [batch]\n"
 BARE = SAFE + "cap: false\nguard: false\n"
 KINDS = {
     "the kernel's kill, cap and guard off": (BIG, BARE),

@@ -84,7 +84,7 @@ def train(name: str, data: Path, folder: Path) -> Measured:
     """One supervised run under a plan."""
     folder.parent.mkdir(exist_ok=True)
     safety = folder.parent / "safety.yaml"
-    safety.write_text("estimate: false\n")
+    safety.write_text("estimate: false\npredictions: false\n")
     place = {"project": str(folder.parent), "name": folder.name}
     run = Run.create(CONFIG, safety=safety, data=str(data), **place, **ARGS)
     assert run.record is not None

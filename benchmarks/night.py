@@ -32,7 +32,8 @@ EPOCHS, INTERVAL = 30, 5.0
 BATCH_SECONDS = 1.0  # a batch of this recipe takes 0.1 s on two quiet cores
 ARGS = {"model": "yolov8n.yaml", "batch": 16, "imgsz": 128, "workers": 0, "device": "cpu", "plots": False}
 ARGS |= {"seed": 42, "epochs": EPOCHS, "nbs": 16}
-SAFETY = f"snapshot_seconds: {INTERVAL}\nbackoff_seconds: 0.0\nhang_seconds: 15\nretries: 5\nestimate: false\n"
+SAFETY = f"snapshot_seconds: {INTERVAL}\nbackoff_seconds: 0.0\nhang_seconds: 15\nretries: 5\n"
+SAFETY += "estimate: false\npredictions: false\n"
 MESSAGE = (
     "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
     "52428800 bytes. Error code 12 (Cannot allocate memory)"

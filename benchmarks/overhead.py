@@ -59,7 +59,7 @@ def plain(folder: Path, config: Path, threads: int) -> tuple[float, int]:
 def supervised(folder: Path, config: Path) -> tuple[float, int, float]:
     """Seconds, peak bytes of the worker, and the share of time in our code, of a supervised run."""
     safety = folder.parent / "safety.yaml"
-    safety.write_text("estimate: false\n")
+    safety.write_text("estimate: false\npredictions: false\n")
     run = Run.create(config, safety=safety, project=str(folder.parent), name=folder.name).start()
     while not (pid := run.status().worker_pid):
         clock.sleep(POLL_SECONDS)

@@ -68,7 +68,9 @@ def killed(folder: Path, args: dict[str, object], kills: int, seed: int) -> list
     named = [f"{n}:{point}@{times[point]}" for n, point in enumerate(KILL_POINTS, 1)][: kills // 2]
     final = [f"{attempt}:{FINAL_POINT}@1" for attempt in range(len(named) + 1, kills + 1)]
     safety = folder.parent / f"{folder.name}-safety.yaml"
-    safety.write_text("snapshot_seconds: 1.0\nretries: 100\nbackoff_seconds: 0.0\nestimate: false\n")
+    safety.write_text(
+        "snapshot_seconds: 1.0\nretries: 100\nbackoff_seconds: 0.0\nestimate: false\npredictions: false\n"
+    )
     os.environ["RDDKIT_KILL"] = ",".join([*named, *final])
     config = folder.parent / f"{folder.name}.yaml"
     config.write_text("\n".join(f"{k}: {v}" for k, v in args.items()))

@@ -76,7 +76,7 @@ def main() -> int:
     (base / "hook" / "sitecustomize.py").write_text(HOOK)
     config, safety = base / "place.yaml", base / "safety.yaml"
     config.write_text(yaml.safe_dump({**ARGS, "data": str(write_data(base / "data", words.images))}))
-    safety.write_text("snapshot_seconds: 600.0\nbackoff_seconds: 0.0\nestimate: false\n")
+    safety.write_text("snapshot_seconds: 600.0\nbackoff_seconds: 0.0\nestimate: false\npredictions: false\n")
     os.environ["PYTHONPATH"], os.environ["OPENED"] = str(base / "hook"), str(base / "opened")
     run = Run.create(config, safety=safety, project=str(base), name="killed").start()
     wanted = math.ceil(0.9 * words.images / BATCH)

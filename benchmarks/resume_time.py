@@ -85,7 +85,7 @@ def main() -> int:
     config = base / "resume.yaml"
     config.write_text(yaml.safe_dump({**ARGS, "data": str(base / "data" / "rdd2022.yaml")}))
     safety = base / "safety.yaml"
-    safety.write_text("retries: 100\nbackoff_seconds: 0.0\nestimate: false\n")
+    safety.write_text("retries: 100\nbackoff_seconds: 0.0\nestimate: false\npredictions: false\n")
     threads = len(psutil.Process().cpu_affinity() or [1])
     run = Run.create(config, safety=safety, project=str(base), name="killed").start()
     starts, resumes, readings = [], [], []

@@ -24,7 +24,7 @@ MIB = 1 << 20
 # Everything in the group together held 1276 MiB at batch 12, 898 MiB at batch 6, 716 MiB at batch 3 (torch 2.14, CPU).
 BIG = {"batch": 12, "imgsz": 320, "epochs": 2}
 BETWEEN = 1080 * MIB
-HABITS = "estimate: false\nbackoff_seconds: 0.0\nsnapshot_seconds: 1.0\nfallbacks: [batch]\n"
+HABITS = "estimate: false\npredictions: false\nbackoff_seconds: 0.0\nsnapshot_seconds: 1.0\nfallbacks: [batch]\n"
 BARE = HABITS + "cap: false\nguard: false\n"
 # The smallest plan holds 609 MiB; the limit leaves it room to grow for some whole epochs, not for all of them.
 SMALLEST = {**RECIPE, "batch": 1, "imgsz": 64, "epochs": 8}

@@ -26,7 +26,8 @@ def kill_next_worker(shop: Workshop, attempt: int, when: Callable[[], object] = 
 
 def test_kills_without_progress_end_the_run_with_exit_1_and_the_reason(workshop: Callable[..., Workshop]) -> None:
     shop = workshop("stuck")
-    (shop.root / "configs" / "safety.yaml").write_text("retries: 2\nbackoff_seconds: 0.2\nestimate: false\n")
+    limits = "retries: 2\nbackoff_seconds: 0.2\nestimate: false\npredictions: false\n"
+    (shop.root / "configs" / "safety.yaml").write_text(limits)
     assert shop.train("--detach").returncode == 0
     for attempt in (1, 2, 3):
         kill_next_worker(shop, attempt)  # while Python starts: nothing was trained

@@ -21,7 +21,7 @@ from rddkit.status import read_progress, read_status
 
 pytestmark = pytest.mark.faults
 INJECT = Path(__file__).resolve().parent / "inject"
-SOON = "snapshot_seconds: 1.0\nbackoff_seconds: 0.0\nestimate: false\n"
+SOON = "snapshot_seconds: 1.0\nbackoff_seconds: 0.0\nestimate: false\npredictions: false\n"
 PHASES = {
     "forward": "the forward pass",
     "backward": "the backward pass",

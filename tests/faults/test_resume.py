@@ -32,8 +32,8 @@ from rddkit.snapshot import Store
 from rddkit.status import read_progress, read_status
 
 pytestmark = pytest.mark.faults
-OFTEN = "snapshot_seconds: 1.0\nretries: 100\nbackoff_seconds: 0.0\nestimate: false\n"
-SELDOM = "snapshot_seconds: 600.0\nestimate: false\n"
+OFTEN = "snapshot_seconds: 1.0\nretries: 100\nbackoff_seconds: 0.0\nestimate: false\npredictions: false\n"
+SELDOM = "snapshot_seconds: 600.0\nestimate: false\npredictions: false\n"
 STOPPED = 75
 EPOCHS = RECIPE["epochs"]
 

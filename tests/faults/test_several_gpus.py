@@ -76,7 +76,7 @@ def test_memory_out_in_the_second_rank_is_named_and_a_lighter_plan_finishes(
 ) -> None:
     shop = workshop("short", device="0,1", epochs=2, batch=6, imgsz=64)
     safety = shop.root / "configs" / "safety.yaml"
-    safety.write_text("backoff_seconds: 0.5\nestimate: false\nfallbacks: [lean, batch]\n")
+    safety.write_text("backoff_seconds: 0.5\nestimate: false\npredictions: false\nfallbacks: [lean, batch]\n")
     for epoch in (1, 2):
         (tmp_path / f"oom-{epoch}").touch()
     done = shop.train(**TWO_GPUS, RDDKIT_OOM=OUT_OF_MEMORY, RDDKIT_OOM_DIR=str(tmp_path))
@@ -95,7 +95,7 @@ def test_memory_out_in_the_second_rank_is_named_and_a_lighter_plan_finishes(
 def test_the_guard_counts_every_rank_and_ends_them_together(workshop: Callable[..., Workshop]) -> None:
     shop = workshop("guarded", device="0,1", epochs=2)
     limit = 1000 << 20  # a rank alone holds about 650 MiB
-    safety = f"budget: {limit}\nestimate: false\nfallbacks: []\nretries: 0\n"
+    safety = f"budget: {limit}\nestimate: false\npredictions: false\nfallbacks: []\nretries: 0\n"
     (shop.root / "configs" / "safety.yaml").write_text(safety)
     assert shop.train("--detach", **TWO_GPUS).returncode == 0
     ranks = ranks_of(shop, 1)

@@ -243,7 +243,7 @@ def test_training_goes_on_where_the_disk_takes_no_more_snapshots(attempts: Calla
 
 def test_a_disk_that_is_nearly_full_stops_the_run_resumably_and_says_so(workshop: Callable[..., Workshop]) -> None:
     shop = workshop("reserve", **{**RECIPE, "epochs": 2})
-    (shop.root / "configs" / "safety.yaml").write_text("snapshot_seconds: 0.5\nestimate: false\n")
+    (shop.root / "configs" / "safety.yaml").write_text("snapshot_seconds: 0.5\nestimate: false\npredictions: false\n")
     with small_disk(shop.root / "results", "300m") as disk:
         answer = shop.train()
         assert answer.returncode == STOPPED, answer.stdout + answer.stderr
