@@ -87,7 +87,7 @@ def test_off_is_what_yaml_reads_as_no(write: Callable[..., Path]) -> None:
         ({"grid": {"seed": [1]}, "asha": {"grace": 1}}, "asha="),
         ({"grid": {"seed": [1]}, "cpus": 0}, "cpus=0"),
         ({"grid": {"model": ["nowhere.pt"]}}, "rddkit download nowhere.pt"),
-        ({"grid": {"data": ["nowhere/rdd2022.yaml"]}}, "rddkit prepare RDD2022_FOLDER"),
+        ({"grid": {"data": ["nowhere/rdd2022.yaml"]}}, "rddkit prepare RDD2022 "),
         ({"grid": {"seed": [1]}, "config": "configs/none.yaml"}, "no config file"),
     ],
 )
