@@ -81,10 +81,11 @@ def test_safe_stop_leaves_a_resumable_run_and_continue_continues_it(book: Notebo
     book.shows("Stopped")
     epoch = read_status(shop.run).epoch
     wait_for(lambda: book.button("Continue").is_enabled(), START)
+    before = len(events(shop.run, "resumed"))
     book.click("Continue")
     book.shows("It goes on in the background")
+    (resumed,) = wait_for(lambda: events(shop.run, "resumed")[before:], START)
     assert alive(shop.run, START).epoch >= epoch
-    (resumed,) = events(shop.run, "resumed")[-1:]
     assert resumed["exact"] is True and resumed["lost_batches"] == 0
 
 
