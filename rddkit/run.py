@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from rddkit import adopt, clock, config, evaluation, host, journal, lighter, lock, offline, paths, runfile, start
+from rddkit import adopt, clock, config, host, journal, lighter, lock, offline, paths, runfile, start
 from rddkit.cause import STOPPED_EXIT
 from rddkit.config import ConfigError
 from rddkit.fallbacks import NEXT, Known
@@ -263,6 +263,8 @@ class Run:
 
         Raises ConfigError for what is not there, lock.Busy while the run trains, inference.NoAnswer if the child dies.
         """
+        from rddkit import evaluation  # it draws, and plotly is not for whoever only trains
+
         return evaluation.in_child(self.paths, weights, None if test is None else config.find_input(test))
 
     def status(self) -> Status:
