@@ -74,9 +74,9 @@ def take_dashboard(browser: Browser, server: Server, run: RunPaths) -> None:
     book.run_all()
     wait_for(lambda: book.points("train, per step") > 0, 60, each=0.3)
     wait_for(lambda: alive(run).epoch >= SHOWN_IN, 600, each=0.5)
-    page.locator(".rddkit-badge").scroll_into_view_if_needed()
+    book.button("Safe stop").scroll_into_view_if_needed()
     page.wait_for_timeout(8000)
-    save(page.locator(".jp-OutputArea-output", has=page.locator(".rddkit-badge")).last.screenshot(), "dashboard.png")
+    save(page.locator(".jp-OutputArea-output", has=book.button("Safe stop")).last.screenshot(), "dashboard.png")
     page.close()
 
 
