@@ -32,10 +32,10 @@ class Canvas:
                 loop.call_later(seconds, self._fit)
 
     def _fit(self) -> None:
-        """Have the browser measure the place: a change of height makes plotly.js look at the width again."""
+        """Have the browser measure the place again, as it does when its window changes."""
         if self.widget.comm is not None:
-            height = self.layout.get("height") or 0
-            self.widget.layout.height = height + 1 if self.widget.layout.height == height else height
+            self.widget.layout.autosize = None
+            self.widget.layout.autosize = True
 
     def show(self, figure: go.Figure) -> None:
         """Take over what is different in `figure`."""
