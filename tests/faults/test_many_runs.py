@@ -106,6 +106,7 @@ def intervals(*runs: RunPaths) -> list[tuple[str, str]]:
     return sorted(found)
 
 
+@needs_quiet
 def test_trials_finish_with_a_table_and_again_nothing_is_trained(many: Callable[..., Many]) -> None:
     two = many(settings={"epochs": 1}, grid={"seed": [1, 2]}, pack="off")
     code, said = two.run()
