@@ -111,7 +111,8 @@ def take_report(browser: Browser, run: RunPaths) -> None:
     page.wait_for_timeout(3000)
     save(page.screenshot(), "report.png")
     page.close()
-    (DOCS / "report.html").write_text(with_cdn(file.read_text(encoding="utf-8")), encoding="utf-8")
+    text = with_cdn(file.read_text(encoding="utf-8")).replace(str(run.folder), f"results/{run.name}")
+    (DOCS / "report.html").write_text(text, encoding="utf-8")
 
 
 def with_cdn(page: str) -> str:
