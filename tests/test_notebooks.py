@@ -28,7 +28,7 @@ INJECT = Path(__file__).resolve().parent / "faults" / "inject"
 REAL = REPOSITORY.parent / "shared" / "rdd2022-sample"
 SMALL = 1_000_000  # bytes of a saved notebook
 PLOTLY = "application/vnd.plotly.v1+json"
-LOOK = "import sys\nprint('heavy:', sorted({'torch', 'ultralytics'} & set(sys.modules)))"
+LOOK = 'import sys\nprint(f\'heavy: {sorted({"torch", "ultralytics"} & set(sys.modules))}\')'
 pytestmark = pytest.mark.slow
 
 

@@ -7,7 +7,9 @@ import warnings
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 
 from rddkit.dataset.files import open_plain, why_not
 from rddkit.dataset.geometry import Picture
@@ -15,7 +17,10 @@ from rddkit.dataset.problems import Finding
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 SMALLEST = 10  # pixels; Ultralytics refuses images with a shorter side (data/utils.py, check_image)
+MOST_PIXELS = 178_956_970  # twice Pillow's MAX_IMAGE_PIXELS, above which Image.open refuses: decompression bombs
 STARTS = {"JPEG": b"\xff\xd8", "PNG": b"\x89PNG\r\n\x1a\n"}
+# Not by Image.open: in a process with Ultralytics, its patch of that asks for a HEIF reader on a broken header.
+READERS = {"JPEG": JpegImageFile, "PNG": PngImageFile}
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 EXIF_ORIENTATION = 274
 
@@ -39,7 +44,7 @@ def look(path: Path) -> Picture:
             return _see(file, path.suffix.lower())
     except BadImage:
         raise
-    except UnidentifiedImageError as error:  # its text has an address in memory
+    except SyntaxError as error:  # what Pillow's readers raise on a header
         raise BadImage("image cannot be read: its header is broken") from error
     except Exception as error:  # on damaged headers Pillow raises nearly anything: struct.error, IndexError, ...
         raise BadImage(f"image cannot be read: {error}") from error
@@ -50,7 +55,6 @@ def _see(file: BinaryIO, suffix: str) -> Picture:
     if size == 0:
         raise BadImage("image is empty (0 bytes)")
     start = file.read(8)
-    # Not left to Pillow: in a process with Ultralytics, its patch of Image.open asks for a HEIF reader instead.
     kind = next((kind for kind, bytes_ in STARTS.items() if start.startswith(bytes_)), None)
     if kind is None:
         raise BadImage("file is not a JPEG or PNG image")
@@ -58,8 +62,10 @@ def _see(file: BinaryIO, suffix: str) -> Picture:
     findings: list[Finding] = []
     if (kind == "PNG") != (suffix == ".png"):
         findings.append(Finding(f"image is a {kind} named {suffix}", "kept: readers go by content"))
-    with Image.open(file, formats=tuple(STARTS)) as image:
+    with READERS[kind](file) as image:
         width, height = image.size
+        if width * height > MOST_PIXELS:
+            raise BadImage(f"image says it has {width}x{height} pixels, more than the {MOST_PIXELS:,} that are opened")
         if min(width, height) < SMALLEST:
             raise BadImage(f"image is {width}x{height} pixels, too small to train on")
         if image.mode == "CMYK":
