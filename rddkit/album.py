@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import io
-import json
 import subprocess
-import sys
 from pathlib import Path
 
-from rddkit import dataset, durable, exhibits, memory, offline, runfile, status
+from rddkit import dataset, durable, exhibits, inference, runfile, status
 from rddkit.config import ConfigError
+from rddkit.evaluation import PLAIN as CONFIDENCE
+from rddkit.inference import NoAnswer
 from rddkit.paths import RunPaths
 from rddkit.runfile import RunFile
 
 IMAGES = 4
 SECONDS = 300.0
+UNABLE = (ConfigError, dataset.DatasetError, NoAnswer, OSError, KeyError, ValueError, subprocess.SubprocessError)
 
 
 def renew(paths: RunPaths) -> str:
@@ -34,31 +35,25 @@ def renew(paths: RunPaths) -> str:
         record = runfile.read(paths.run_yaml)
         if not record.safety.get("predictions", True):
             return ""
-        sheet = draw(record, weights)
-    except (ConfigError, dataset.DatasetError, OSError, KeyError, ValueError, subprocess.SubprocessError) as error:
+        sheet = draw(paths, record, weights.stem)
+    except UNABLE as error:
         return f"no predictions: {str(error).strip()[-300:]}"
     paths.report.mkdir(exist_ok=True)
     durable.write(paths.sample_predictions, sheet)
     return ""
 
 
-def draw(record: RunFile, weights: Path) -> bytes:
+def draw(paths: RunPaths, record: RunFile, weights: str) -> bytes:
     """Some validation images as JPEG, each twice: with its labels, and with what the weights see."""
     data = Path(str(record.config["data"]))
     labelled = dataset.labelled_images(data, "val", limit=IMAGES)
-    imgsz = record.plan.get("val_imgsz") or record.plan["imgsz"]
-    budget = memory.memory_budget(record.safety.get("budget", "auto")).bytes
-    words = [str(weights), str(imgsz), record.device, str(budget), *(str(path) for path, _ in labelled)]
-    command = [sys.executable, "-m", "rddkit.predictions", *words]
-    answer = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=SECONDS, env=offline.child_environment()
-    )
-    if answer.returncode != 0:
-        raise ValueError(answer.stderr)
-    seen = json.loads(answer.stdout.strip().splitlines()[-1])
+    images = [str(path) for path, _ in labelled]
+    told, found = inference.detect(paths, weights, images, CONFIDENCE, seconds=SECONDS, by_owner=True)
     pairs = []
-    for (path, boxes), found in zip(labelled, seen, strict=True):
-        pairs += [(path, boxes), (path, [box[:5] for box in found])]
+    for number, (path, boxes) in enumerate(labelled):
+        own = found.take(found.image == number)
+        seen = zip(own.label.tolist(), own.corners.tolist(), strict=True)
+        pairs += [(path, boxes), (path, [(told["names"][label], *corners) for label, corners in seen])]
     content = io.BytesIO()
     classes = list(dataset.read_data_yaml(data).names.values())
     exhibits.draw_boxes(pairs, classes, across=2).save(content, "JPEG", quality=80)

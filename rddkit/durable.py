@@ -54,6 +54,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     flush_folder(path.parent)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The keys and values of a JSON file; {} where there is none, it cannot be read, or holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def write(path: Path, content: str | bytes) -> None:
     """Replace `path` atomically and durably by `content` (text as UTF-8)."""
     with replacing(path) as file:

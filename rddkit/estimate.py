@@ -125,6 +125,12 @@ def verdict(told: Mapping[str, Any]) -> str:
     return f"needs up to {human(told['safe_bound'])}, {human(-spare)} more than the budget of {human(told['budget'])}"
 
 
+def shares(told: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(part, bytes, share) of an estimate's components, the largest first, in words."""
+    parts = sorted(told["components"].items(), key=lambda item: -item[1])
+    return [(name, human(size), f"{size / told['estimate']:.0%}") for name, size in parts]
+
+
 # -- what an estimate is made of ---------------------------------------------------------------------------------------
 
 

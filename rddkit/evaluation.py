@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -198,11 +197,7 @@ def test_images(folder: Path) -> list[Path]:
 def submit(paths: RunPaths, weights: str, threshold: float, images: Sequence[Path], say: Say) -> dict[str, Any]:
     """Write the challenges' submission file for test images; where it is, what it holds and what is wrong with it."""
     say(f"{weights}.pt looks at {len(images)} test images ...")
-    with tempfile.TemporaryDirectory() as scratch:
-        out = Path(scratch) / "found.json"
-        order = {"do": "detect", "weights": weights, "images": [str(image) for image in images], "out": str(out)}
-        told = inference.ask(paths, {**order, "threshold": threshold})
-        found = detections.read_found(out)
+    told, found = inference.detect(paths, weights, [str(image) for image in images], threshold)
     photos = [
         (image.name, *(size if isinstance(size, list) else (0, 0)))
         for image, size in zip(images, told["photos"], strict=True)

@@ -48,11 +48,7 @@ class Fence:
 
 def read(path: Path) -> dict[str, Any]:
     """Who raised the fence last: `number`, `node`, `pid`, `t`; {} where nobody has."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return durable.read_json(path)
 
 
 def raise_fence(path: Path) -> tuple[Fence, bool]:

@@ -7,8 +7,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rddkit import allocators, books, config, lock, memory, offline, runfile
 from rddkit.cause import signal_name
@@ -16,6 +18,9 @@ from rddkit.config import ConfigError
 from rddkit.life import environment
 from rddkit.paths import RunPaths
 from rddkit.runfile import RunFile
+
+if TYPE_CHECKING:
+    from rddkit.challenge import Boxes
 
 WEIGHTS = ("best", "last")
 LOG_BYTES = 1200
@@ -40,12 +45,38 @@ def weights_there(paths: RunPaths, wanted: tuple[str, ...] = WEIGHTS) -> list[st
     return there
 
 
-def ask(paths: RunPaths, order: dict[str, Any], module: str = "rddkit.evaluate") -> dict[str, Any]:
+def detect(
+    paths: RunPaths, weights: str, images: Sequence[str], threshold: float, **how: Any
+) -> tuple[dict[str, Any], Boxes]:
+    """What a run's weights find in images from a confidence on: the answer of `evaluate.detect`, and the boxes.
+
+    A box's image is its place in `images`. `how`: as `ask` takes it; raises as `ask` does.
+    """
+    from rddkit import detections  # numpy: every command imports this module for its exception
+
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "found.json"
+        order = {"do": "detect", "weights": weights, "images": list(images), "threshold": threshold, "out": str(out)}
+        return ask(paths, order, **how), detections.read_found(out)
+
+
+def ask(
+    paths: RunPaths,
+    order: dict[str, Any],
+    module: str = "rddkit.evaluate",
+    *,
+    seconds: float | None = None,
+    by_owner: bool = False,
+) -> dict[str, Any]:
     """The answer of a child that runs `module` with one order.
+
+    Args:
+        seconds: the longest it may take; then subprocess.TimeoutExpired is raised.
+        by_owner: the caller is the run's own report, which has seen that training is over while the lock is held.
 
     Raises lock.Busy for a run that is being trained, whose memory this would take, and NoAnswer where the child dies.
     """
-    if lock.is_held(paths.lock):
+    if not by_owner and lock.is_held(paths.lock):
         raise lock.Busy(
             f"the run {paths.name!r} is being trained, and a second model beside it could take the memory it needs; "
             f"wait for its end, or stop it: rddkit stop {paths.name}"
@@ -63,6 +94,7 @@ def ask(paths: RunPaths, order: dict[str, Any], module: str = "rddkit.evaluate")
             stderr=said,
             env={**os.environ, **offline.environment(), **environment(record)},
             check=False,
+            timeout=seconds,
         )
     if child.returncode != 0 or not child.stdout:
         raise NoAnswer(told_end(child.returncode, log, paths))
@@ -72,8 +104,7 @@ def ask(paths: RunPaths, order: dict[str, Any], module: str = "rddkit.evaluate")
 
 def with_budget_now(record: RunFile) -> RunFile:
     """The record with what may be held now: at its training other programs may have been running."""
-    reserve = record.safety["reserve"]
-    budget = memory.memory_budget(record.safety["budget"], None if reserve == "auto" else reserve)
+    budget = memory.memory_budget(record.safety["budget"], record.safety["reserve"])
     return dataclasses.replace(record, budget={**record.budget, "bytes": budget.bytes, "source": budget.source})
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from rddkit import clock
+from rddkit import clock, durable
 
 
 class Busy(RuntimeError):
@@ -62,12 +62,8 @@ def sign(fd: int, **who: Any) -> None:
 
 def signature(path: Path) -> dict[str, Any]:
     """What the owner wrote with `sign` if that very process is alive, else {}."""
-    try:
-        who = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    alive = isinstance(who, dict) and is_same(who.get("supervisor_pid"), who.get("supervisor_started"))
-    return who if alive else {}
+    who = durable.read_json(path)
+    return who if is_same(who.get("supervisor_pid"), who.get("supervisor_started")) else {}
 
 
 def _who(path: Path) -> str:

@@ -111,18 +111,18 @@ def reserve(share: float = 0.06, least: int = 256 * MIB, most: int = 2 * GIB) ->
     return Reading(kept, f"{share:.0%} of {human(whole.bytes)}, at least {human(least)}, at most {human(most)}")
 
 
-def memory_budget(asked: int | str = "auto", keep: int | None = None, own: int = 0) -> Reading:
+def memory_budget(asked: int | str = "auto", keep: int | str | None = None, own: int = 0) -> Reading:
     """Bytes a run may use: as asked, or (`auto`) what is allowed and free now less the reserve.
 
     Args:
         asked: bytes, or `auto`.
-        keep: bytes to leave free; None chooses (`reserve`).
+        keep: bytes to leave free; None or `auto` chooses (`reserve`).
         own: bytes the run's own processes hold already, which are its to keep.
     """
     if asked != "auto":
         return Reading(int(asked), "set in safety.yaml")
     free = available()
-    kept = reserve().bytes if keep is None else keep
+    kept = reserve().bytes if keep is None or keep == "auto" else int(keep)
     return Reading(max(0, free.bytes + own - kept), f"{free.source} now, less {human(kept)} kept free")
 
 

@@ -8,7 +8,6 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 from rddkit import durable, paths
 
@@ -48,10 +47,10 @@ def prepare_home() -> Path:
     folder = home() / "Ultralytics"
     folder.mkdir(parents=True, exist_ok=True)
     mine = users_settings()
-    settings = _read(mine) if mine.parent != folder else {}
+    settings = durable.read_json(mine) if mine.parent != folder else {}
     text = json.dumps({**settings, **SILENT}, indent=2)
     file = folder / "settings.json"
-    there = _read(file)
+    there = durable.read_json(file)
     if any(there.get(key) != value for key, value in SILENT.items()):
         durable.write(file, text)
     spec = importlib.util.find_spec("matplotlib")
@@ -61,12 +60,3 @@ def prepare_home() -> Path:
             if sans.is_file() and not (folder / name).exists():
                 shutil.copyfile(sans, folder / name)
     return folder
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """A settings file; {} for one that is missing or broken."""
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return settings if isinstance(settings, dict) else {}

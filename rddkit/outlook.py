@@ -122,8 +122,8 @@ def recorded(asked: Config, limits: dict[str, Any]) -> RunFile:
 def table(told: Mapping[str, Any]) -> Table:
     """Components for a terminal, largest first, the budget last."""
     shown = Table("part", "bytes", "share", title=f"at its peak, in {told['phase']}", title_justify="left")
-    for name, size in sorted(told["components"].items(), key=lambda item: -item[1]):
-        shown.add_row(name, human(size), f"{size / told['estimate']:.0%}")
+    for row in estimate.shares(told):
+        shown.add_row(*row)
     shown.add_section()
     shown.add_row("estimate", human(told["estimate"]), "100%")
     shown.add_row("needs up to", human(told["safe_bound"]), f"{told['safe_bound'] / told['estimate']:.0%}")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rddkit import challenge, clock, dataset, detections, durable, gallery, geotag, inference, tables
+from rddkit import challenge, clock, dataset, durable, gallery, geotag, inference, tables
 from rddkit.challenge import Boxes
 from rddkit.config import ConfigError, find_input
 from rddkit.evaluation import Say, threshold_of
@@ -67,11 +66,7 @@ def predict(
     _check(folder, asked)
     least, why = (threshold, "asked for") if threshold is not None else threshold_of(paths, weights)
     say(f"{weights}.pt looks at {len(files)} photos, threshold {least:.3f} ({why}) ...")
-    with tempfile.TemporaryDirectory() as scratch:
-        out = Path(scratch) / "found.json"
-        order = {"do": "detect", "weights": weights, "images": [str(file) for file, _ in files], "out": str(out)}
-        told = inference.ask(paths, {**order, "threshold": least})
-        found = detections.read_found(out)
+    told, found = inference.detect(paths, weights, [str(file) for file, _ in files], least)
     photos = list(_photos(files, told, found))
     folder.mkdir(parents=True, exist_ok=True)
     about = {

@@ -69,8 +69,7 @@ def persistently(start: Callable[[], Any]) -> Any:
 
 def _for_trials(limits: Safety) -> int:
     """Bytes of this machine that trials may share: the budget, less what Ray holds itself where it is not set."""
-    keep = None if limits.reserve == "auto" else limits.reserve
-    budget = memory.memory_budget(limits.budget, keep).bytes
+    budget = memory.memory_budget(limits.budget, limits.reserve).bytes
     return budget if limits.budget != "auto" else max(budget - OWN, MIB)
 
 

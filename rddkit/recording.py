@@ -140,7 +140,7 @@ def continued(found: RunFile, decision: start.Start, limits: dict[str, Any]) -> 
 
 def budget_now(limits: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]:
     """What the run may hold; every attempt renews it. `device_bytes` is what MPS's cap is a share of."""
-    budget = memory.memory_budget(limits["budget"], None if limits["reserve"] == "auto" else limits["reserve"])
+    budget = memory.memory_budget(limits["budget"], limits["reserve"])
     devices = {"device_bytes": seen.get("mps_recommended_max"), "cuda": seen.get("cuda") or []}
     return {"bytes": budget.bytes, "source": budget.source, **devices}
 

@@ -117,8 +117,8 @@ def cards(run: Records, state: Status) -> list[Card]:
         found.append(Card("Peak memory", human(peak), f"of {human(budget.iloc[-1])} allowed" if len(budget) else ""))
     spans = series.spans(run.events, run.steps, run.memory)
     if spans:
-        trained = sum((span.end - span.start).total_seconds() for span in spans)
-        found.append(Card("Time trained", clock.words(trained), _many(len(spans), "attempt", "attempts")))
+        trained = clock.words(series.trained_seconds(spans))
+        found.append(Card("Time trained", trained, _many(len(spans), "attempt", "attempts")))
     return found
 
 

@@ -143,6 +143,11 @@ def spans(events: Sequence[Event], *frames: pd.DataFrame) -> list[Span]:
     return found
 
 
+def trained_seconds(spans: Sequence[Span]) -> float:
+    """How long attempts lived, all together."""
+    return sum((span.end - span.start).total_seconds() for span in spans)
+
+
 def attempt_of(event: Event) -> int:
     """An event's attempt; 0, as before the first, where it has none."""
     value = event.get("attempt")

@@ -28,10 +28,8 @@ def told(known: Known, plan: Mapping[str, Any]) -> dict[str, Any]:
 
 def rows(needed: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(part, bytes, share) of an estimate, the largest first, for a table."""
-    parts = sorted(needed["components"].items(), key=lambda item: -item[1])
-    share = [(name, human(size), f"{size / needed['estimate']:.0%}") for name, size in parts]
     sums = [("estimate", human(needed["estimate"]), "100%"), ("needs up to", human(needed["safe_bound"]), "")]
-    return [*share, *sums, ("budget", human(needed["budget"]), str(needed["budget_source"]))]
+    return [*estimate.shares(needed), *sums, ("budget", human(needed["budget"]), str(needed["budget_source"]))]
 
 
 class Sliders:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from rddkit import clock, journal, lock, words
+from rddkit import clock, durable, journal, lock, words
 from rddkit.journal import Event
 from rddkit.paths import RunPaths
 
@@ -54,11 +53,7 @@ class Status:
 
 def read_progress(path: Path) -> dict[str, Any]:
     """progress.json, or {} where there is none or it cannot be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return durable.read_json(path)
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:

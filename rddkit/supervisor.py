@@ -123,7 +123,6 @@ class Supervisor:
         self.books.progress(CLOSED[step.action], number, self.life.pid if self.life else None, beat)
         if step.action != "stop":
             self._report()
-        if step.action != "stop":
             self._notify(CLOSED[step.action])
         return code
 
@@ -173,9 +172,7 @@ class Supervisor:
 
     def _renew_budget(self) -> None:
         """What may be used now: other programs come and go between two attempts."""
-        safety = self.record.safety
-        keep = None if safety["reserve"] == "auto" else safety["reserve"]
-        budget = memory.memory_budget(safety["budget"], keep)
+        budget = memory.memory_budget(self.record.safety["budget"], self.record.safety["reserve"])
         self.record.budget |= {"bytes": budget.bytes, "source": budget.source}
         self.record.write(self.paths.run_yaml)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
@@ -93,7 +92,7 @@ def digest(path: Path, like: str) -> str:
 def _ask(address: str, part: Path, said: Path, span: Span | None, on_progress: Progress) -> bool:
     """One request for what is missing; whether the file is complete."""
     have = part.stat().st_size if part.exists() else 0
-    before = _read(said) if have else {}
+    before = durable.read_json(said) if have else {}
     if before.get("address") != address or before.get("span") != (list(span) if span else None):
         have, before = 0, {}
     headers = dict(HEADERS)
@@ -186,13 +185,6 @@ def _size(answer: requests.Response, have: int) -> int | None:
 def _etag(answer: requests.Response) -> str | None:
     etag = answer.headers.get("ETag")
     return etag if etag and not etag.startswith("W/") else answer.headers.get("Last-Modified")
-
-
-def _read(said: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads(said.read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
-    return {}
 
 
 def _reason(error: requests.RequestException, address: str) -> str:

@@ -144,7 +144,6 @@ def facts(run: Records, found: Found | None) -> dict[str, Any]:
     args, _ = records.read_mapping(run.paths.args_yaml)
     audit, _ = records.read_mapping(_data(run).with_name("audit.json"))
     spans = series.spans(run.events, run.steps, run.memory)
-    trained = sum((span.end - span.start).total_seconds() for span in spans)
     state = status.read_status(run.paths)
     first = next(iter(found["weights"].items())) if found else (None, None)
     return {
@@ -157,7 +156,7 @@ def facts(run: Records, found: Found | None) -> dict[str, Any]:
         "epochs_done": int(run.results["epoch"].iloc[-1]) if len(run.results) else 0,
         "epochs": settings.get("epochs"),
         "nbs": args.get("nbs", settings.get("nbs", 64)),
-        "hours": trained / 3600,
+        "hours": series.trained_seconds(spans) / 3600,
         "whole_hours": (spans[-1].end - spans[0].start).total_seconds() / 3600 if spans else 0.0,
         "attempts": len(spans),
         "kills": state.kills,
