@@ -19,6 +19,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -54,8 +55,8 @@ def start(config: Path, safety: Path, base: Path) -> Run:
 
 
 def training(run: Run) -> dict[str, object]:
-    """The progress once a worker trains or validates; empty when the run has ended."""
-    while run.is_alive():
+    """The progress once a worker trains or validates; empty when all epochs are done: a kill would hit nothing."""
+    while run.is_alive() and len(status.read_rows(run.paths.results_csv)) < EPOCHS:
         now = status.read_progress(run.paths.progress)
         if now.get("phase") in ("train", "validate") and run.status().worker_pid:
             return now
@@ -63,24 +64,9 @@ def training(run: Run) -> dict[str, object]:
     return {}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--images", type=int, default=240)
-    asked = parser.parse_args()
-    rng = random.Random(asked.seed)
-    base = Path(tempfile.mkdtemp(prefix="night-"))
-    dataset.write_sample(base / "raw", images=asked.images)
-    dataset.prepare(base / "raw", base / "data")
-    config, safety, fired = base / "night.yaml", base / "safety.yaml", base / "fired"
-    fired.mkdir()
-    config.write_text(yaml.safe_dump({**ARGS, "data": str(base / "data" / "rdd2022.yaml")}))
-    safety.write_text(SAFETY)
-    faults = [{"id": str(number), "armed": True, **fault} for number, fault in enumerate(INJECTED)]
-    os.environ["PYTHONPATH"] = str(HERE / "tests" / "faults" / "inject")
-    os.environ["RDDKIT_INJECT"], os.environ["RDDKIT_INJECT_DIR"] = json.dumps(faults), str(fired)
-    run = start(config, safety, base)
-    waiting: list[object] = [*faults, *OTHERS]
+def bring_faults(run: Run, rng: random.Random, fired: Path, again: Callable[[], Run]) -> tuple[Run, list[str]]:
+    """A fault every 20 to 40 s until the run ends; `again` starts it after one that ended its supervisor."""
+    waiting: list[object] = [*faults(), *OTHERS]
     rng.shuffle(waiting)
     told: list[str] = []
     while run.is_alive():
@@ -96,27 +82,36 @@ def main() -> int:
             os.kill(int(str(now["supervisor_pid"])), signal.SIGKILL)
             run.wait()
             told.append(fault)
-            run = start(config, safety, base)
+            run = again()
         elif fault == "stop":
             run.stop()
             run.wait()
             told.append(fault)
-            run = start(config, safety, base)
+            run = again()
         else:
             os.kill(int(str(now["worker_pid"])), signal.SIGKILL)
             told.append(str(fault))
         print(f"epoch {now['epoch']}: {told[-1]}", flush=True)
-    code = run.wait()
+    return run, told
+
+
+def faults() -> list[dict[str, object]]:
+    """The injected ones, which wait to be armed."""
+    return [{"id": str(number), "armed": True, **fault} for number, fault in enumerate(INJECTED)]
+
+
+def judge(run: Run, told: list[str]) -> tuple[Table, bool]:
+    """What the faults cost and whether all is as it should be."""
     events = journal.read_events(run.paths.journal)
     ended = [event for event in events if event["event"] == "attempt_ended"]
     lost = [event["lost_seconds"] for event in events if event["event"] == "resumed"]
     epochs = [row["epoch"] for row in status.read_rows(run.paths.results_csv)]
-    shown = html.unescape(re.sub(r"<[^>]+>", "", run.report_html.read_text()))
+    shown = html.unescape(re.sub(r"<[^>]+>", "", run.paths.report_html.read_text()))
     missing = [words.describe(event) for event in ended if words.describe(event) not in shown]
     expected = sorted(CAUSES[name] for name in told if name in CAUSES)
     seen = sorted(event["cause"] for event in ended if event["cause"] in CAUSES.values())
     checks = {
-        "finishes: exit 0, one row per epoch": code == 0 and epochs == list(range(1, EPOCHS + 1)),
+        "finishes: exit 0, one row per epoch": run.wait() == 0 and epochs == list(range(1, EPOCHS + 1)),
         "each fault has its cause": expected == seen,
         "most work lost by a fault is an interval": max(lost, default=0.0) <= INTERVAL + BATCH_SECONDS,
         "the report lists every attempt's end": not missing,
@@ -129,15 +124,38 @@ def main() -> int:
     table.add_row("in all, most", f"{sum(lost):.1f} s, {max(lost, default=0.0):.1f} s")
     for check, good in checks.items():
         table.add_row(check, "yes" if good else "NO")
+    for text in missing:
+        table.add_row("not in the report", text)
+    return table, all(checks.values())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--images", type=int, default=240)
+    asked = parser.parse_args()
+    base = Path(tempfile.mkdtemp(prefix="night-"))
+    dataset.write_sample(base / "raw", images=asked.images)
+    dataset.prepare(base / "raw", base / "data")
+    config, safety, fired = base / "night.yaml", base / "safety.yaml", base / "fired"
+    fired.mkdir()
+    config.write_text(yaml.safe_dump({**ARGS, "data": str(base / "data" / "rdd2022.yaml")}))
+    safety.write_text(SAFETY)
+    os.environ["PYTHONPATH"] = str(HERE / "tests" / "faults" / "inject")
+    os.environ["RDDKIT_INJECT"], os.environ["RDDKIT_INJECT_DIR"] = json.dumps(faults()), str(fired)
+
+    def again() -> Run:
+        return start(config, safety, base)
+
+    run, told = bring_faults(again(), random.Random(asked.seed), fired, again)
+    table, good = judge(run, told)
     Console(width=110).print(table)
     print(run.status().sentence)
-    if missing:
-        print("not in the report:", *missing, sep="\n  ")
-    if all(checks.values()):
+    if good:
         shutil.rmtree(base, ignore_errors=True)
     else:
         print(f"kept: {base}", file=sys.stderr)
-    return 0 if all(checks.values()) else 1
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

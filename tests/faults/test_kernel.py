@@ -104,6 +104,7 @@ def test_with_cap_and_guard_the_kernel_never_kills_and_a_lighter_plan_finishes(
     one_row_per_epoch(one.run, BIG["epochs"])
 
 
+@pytest.mark.campaign
 def test_a_plain_kill_in_the_same_group_is_no_sign_of_memory(confined: Callable[..., Confined]) -> None:
     one = confined(BETWEEN, BARE, batch=2, imgsz=64)
 
@@ -119,6 +120,7 @@ def test_a_plain_kill_in_the_same_group_is_no_sign_of_memory(confined: Callable[
     one_row_per_epoch(one.run, TINY["epochs"])
 
 
+@pytest.mark.campaign
 @pytest.mark.timeout(400)
 def test_the_smallest_plan_with_growing_memory_finishes_in_fresh_processes_with_the_same_weights(
     confined: Callable[..., Confined],

@@ -41,7 +41,7 @@ def test_kills_without_progress_end_the_run_with_exit_1_and_the_reason(workshop:
     assert read_status(shop.run).sentence.count("3 kills") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.timeout(400)
 def test_a_run_killed_at_moments_nobody_chose_ends_whole(workshop: Callable[..., Workshop]) -> None:
     shop = workshop("often", epochs=10)

@@ -104,7 +104,7 @@ SHIFTS = [0, pytest.param(1, marks=pytest.mark.campaign), pytest.param(2, marks=
 
 
 @pytest.mark.parametrize("shift", SHIFTS)
-@pytest.mark.parametrize("epoch", [1, 3])
+@pytest.mark.parametrize("epoch", [1, pytest.param(3, marks=pytest.mark.campaign)])
 def test_memory_that_runs_out_in_any_phase_is_named_and_leads_to_a_lighter_plan(
     night: Callable[..., Night], epoch: int, shift: int
 ) -> None:
@@ -212,6 +212,7 @@ def test_the_supervisor_is_small_and_tells_whom_it_was_asked_to_tell(night: Call
     wait_for(lambda: not run.is_alive(), 5)
 
 
+@pytest.mark.campaign
 def test_a_run_with_every_fault_of_a_night_reports_what_the_journal_says(night: Callable[..., Night]) -> None:
     faults = [
         {"what": "nan", "where": "batch", "epoch": 1},
@@ -229,8 +230,8 @@ def test_a_run_with_every_fault_of_a_night_reports_what_the_journal_says(night: 
         assert words.describe(event) in html.unescape(page), "every fault is in the report"
 
 
-def test_a_run_under_faults_of_memory_alone_loses_no_epoch(night: Callable[..., Night]) -> None:
-    """With one batch size left the plan is the same, so that the weights are those of a run left alone."""
+@pytest.mark.campaign
+def test_a_hang_in_validation_ends_with_the_weights_of_a_run_left_alone(night: Callable[..., Night]) -> None:
     one = night([{"what": "hang", "where": "validation", "epoch": 2}], SOON + "hang_seconds: 12\n")
     assert one.train() == 0, one.said
     assert one.causes() == ["hang", "done"]

@@ -101,6 +101,7 @@ def stopped_within(run: Run, stop: Callable[[], object], seconds: float = 10.0) 
     assert Store(run.paths.snapshots).names(), "a stop leaves a snapshot"
 
 
+@pytest.mark.campaign
 def test_nights_add_up_however_each_one_ends(workshop: Callable[..., Workshop], long_validation: Path) -> None:
     settings = {**RECIPE, "epochs": 14, "data": str(long_validation)}
     shop = with_safety(workshop("nights", **settings), SELDOM)

@@ -53,6 +53,7 @@ def test_loader_workers_keep_the_order_and_are_said_to_be_inexact(
     one_row_per_epoch(one.paths, 2)
 
 
+@pytest.mark.campaign
 def test_what_ultralytics_own_loop_trains_is_resumed_from_its_last_whole_epoch(
     workshop: Callable[..., Workshop], tiny_data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
