@@ -29,28 +29,30 @@ app = typer.Typer(
 out = Console(soft_wrap=True, highlight=False)
 err = Console(soft_wrap=True, highlight=False, stderr=True)
 RunName = Annotated[str | None, typer.Argument(metavar="[RUN]", help="a run's name or folder; left out: the newest")]
+Words = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="any Ultralytics argument")]
+ConfigFile = Annotated[str | None, typer.Option("--config", help=f"settings; default {config.DEFAULT_CONFIG}")]
+Batch = Annotated[str | None, typer.Option(help="images a step, or auto: the largest that fits")]
+ImageSize = Annotated[int | None, typer.Option(help="image size in pixels, a multiple of 32")]
+Device = Annotated[str | None, typer.Option(help="cpu, mps, cuda or a number; left out: the best there is")]
+SafetyFile = Annotated[str | None, typer.Option(help="default configs/safety.yaml")]
 
 
 @app.command()
 def train(
-    words: Annotated[
-        list[str] | None, typer.Argument(metavar="[key=value ...]", help="any Ultralytics argument")
-    ] = None,
-    config_file: Annotated[
-        str | None, typer.Option("--config", help=f"settings; default {config.DEFAULT_CONFIG}")
-    ] = None,
-    batch: Annotated[str | None, typer.Option(help="images a step, or auto: the largest that fits")] = None,
-    imgsz: Annotated[int | None, typer.Option(help="image size in pixels, a multiple of 32")] = None,
+    words: Words = None,
+    config_file: ConfigFile = None,
+    batch: Batch = None,
+    imgsz: ImageSize = None,
     workers: Annotated[int | None, typer.Option(help="loader processes; 0 loads in the worker itself")] = None,
     epochs: Annotated[int | None, typer.Option()] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, mps, cuda or a number; left out: the best there is")] = None,
+    device: Device = None,
     name: Annotated[str | None, typer.Option(help="the run's name and folder")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="fail if there is nothing to resume")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="set the old folder aside and start again")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="do not wait for the end")] = False,
     until: Annotated[str | None, typer.Option(help="stop resumably at this time of day, such as 07:00")] = None,
     for_: Annotated[str | None, typer.Option("--for", help="stop resumably after this long, such as 9h")] = None,
-    safety: Annotated[str | None, typer.Option(help="default configs/safety.yaml")] = None,
+    safety: SafetyFile = None,
 ) -> None:
     """Start a run, or continue it where it was. `--resume PATH` takes a plain Ultralytics run in."""
     plain = [word for word in words or [] if "=" not in word] if resume else []
@@ -227,18 +229,14 @@ def predict(
 
 @app.command()
 def estimate(
-    words: Annotated[
-        list[str] | None, typer.Argument(metavar="[key=value ...]", help="any Ultralytics argument")
-    ] = None,
-    config_file: Annotated[
-        str | None, typer.Option("--config", help=f"settings; default {config.DEFAULT_CONFIG}")
-    ] = None,
-    batch: Annotated[str | None, typer.Option(help="images a step, or auto: the largest that fits")] = None,
-    imgsz: Annotated[int | None, typer.Option(help="image size in pixels, a multiple of 32")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, mps, cuda or a number; left out: the best there is")] = None,
+    words: Words = None,
+    config_file: ConfigFile = None,
+    batch: Batch = None,
+    imgsz: ImageSize = None,
+    device: Device = None,
     calibrate: Annotated[bool, typer.Option("--calibrate", help="try a few steps first, once a model")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="everything known, for programs")] = False,
-    safety: Annotated[str | None, typer.Option(help="default configs/safety.yaml")] = None,
+    safety: SafetyFile = None,
 ) -> None:
     """Say what a training will need: memory by component against the budget, hours and nights."""
     from rddkit import outlook
@@ -264,9 +262,7 @@ def doctor() -> None:
 
 @app.command()
 def selftest(
-    config_file: Annotated[
-        str | None, typer.Option("--config", help=f"settings; default {config.DEFAULT_CONFIG}")
-    ] = None,
+    config_file: ConfigFile = None,
 ) -> None:
     """Try it on this device, model and data, in about two minutes: kill, resume, compare; the cap; the readings."""
     from rddkit.selftest import examine
@@ -282,7 +278,7 @@ def sweep(
     address: Annotated[
         str | None, typer.Option(help="a Ray cluster's address, or auto; left out: Ray is started here and ended")
     ] = None,
-    safety: Annotated[str | None, typer.Option(help="default configs/safety.yaml")] = None,
+    safety: SafetyFile = None,
 ) -> None:
     """Train many runs of one config on Ray, as many at once as fit; again: only what is not done."""
     from rddkit import standings

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from damage import flip_a_bit, truncate, zero
 
 from rddkit import durable
 from rddkit.snapshot import INTERVAL_BOUNDS, KEEP, Store, interval
@@ -152,22 +153,8 @@ def test_a_snapshot_that_cannot_be_flushed_or_renamed_is_an_error_and_the_others
 # -- read --------------------------------------------------------------------------------------------------------------
 
 
-def truncate(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
-
-
 def empty(path: Path) -> None:
     os.truncate(path, 0)
-
-
-def zero(path: Path) -> None:
-    path.write_bytes(bytes(path.stat().st_size))
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 def lose_the_hash(path: Path) -> None:

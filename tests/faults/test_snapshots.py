@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from compare import RECIPE, Attempts
+from damage import flip_a_bit, truncate, zero
 from workshop import Workshop, events, one_row_per_epoch
 
 from rddkit import clock, faults
@@ -128,20 +129,6 @@ def _count_writes(store: Store) -> int:
 
 
 # -- damaged -----------------------------------------------------------------------------------------------------------
-
-
-def truncate(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def zero(path: Path) -> None:
-    path.write_bytes(bytes(path.stat().st_size))
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 @pytest.mark.campaign
