@@ -10,10 +10,11 @@ help:  ## this list
 demo: .venv/installed  ## a tiny training, really killed, resumed and shown: a few minutes
 	$(PY) benchmarks/demo.py $(ARGS)
 
-test: .venv/installed  ## the tests, two modules at a time
+test: .venv/installed  ## the tests, two modules at a time; then the browser's alone, skipped where there is none
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	$(if $(ARGS),,$(PY) -m pytest tests/browser -m browser)
 
-test-browser: .venv/installed  ## the notebooks and the report in a real browser alone: Debian's chromium or google-chrome
+test-browser: .venv/installed  ## only the browser's: notebooks and report in Debian's chromium or google-chrome
 	$(PY) -m pytest tests/browser -m browser $(ARGS)
 
 screenshots: .venv/installed  ## the pictures in docs/, of a real run in a real browser: some minutes

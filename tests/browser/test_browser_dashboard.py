@@ -56,6 +56,12 @@ def test_the_curves_grow_within_ten_seconds_and_the_kernel_is_free(book: Noteboo
         book.shows(told)
 
 
+def test_figures_fill_their_places(book: Notebook) -> None:
+    look = """() => [...document.querySelectorAll('.js-plotly-plot')].map(
+        plot => Math.abs(plot._fullLayout.width - plot.clientWidth) < 2)"""
+    wait_for(lambda: all(book.page.evaluate(look)), START, each=0.3)
+
+
 def test_a_snapshot_is_taken_at_a_click(book: Notebook, shop: Workshop) -> None:
     alive(shop.run, START)
     before = len(events(shop.run, "snapshot"))
