@@ -21,6 +21,7 @@ from rddkit.runfile import RunFile
 
 Order = dict[str, Any]
 MATCHES = ("tp", "conf", "pred_cls", "target_cls")  # Ultralytics' statistics, in the order of precision.at_101_points
+FOUND = ("bboxes", "cls", "conf")  # what it says of an image, in pixels of what the model sees
 KEPT = ("iou", "max_det", "agnostic_nms", "nms", "single_cls")  # of the training's arguments: what validation used
 
 
@@ -28,7 +29,8 @@ def validate(paths: RunPaths, record: RunFile, order: Order) -> dict[str, Any]:
     """Detect on the validation images as Ultralytics validates, one image at a time, and keep every box.
 
     One at a time takes least memory. Writes `truth.json` and `<weights>.json` into the run's evaluation folder.
-    Returns Ultralytics' own mAP from the same pass, that by COCO's rule from Ultralytics' matches, and ms an image.
+    Returns Ultralytics' own mAP from the same pass, that by COCO's rule from Ultralytics' matches, that of the boxes
+    before they are cut at the image's edge (Ultralytics matches those, COCO's JSON has the cut ones), and ms an image.
     """
     import numpy as np
     import torch
@@ -41,12 +43,19 @@ def validate(paths: RunPaths, record: RunFile, order: Order) -> dict[str, Any]:
         def init_metrics(self, model: torch.nn.Module) -> None:
             super().init_metrics(model)
             self.kept: list[tuple[str, tuple[int, int], torch.Tensor]] = []
+            self.uncut: list[tuple[int, int, float, float, float, float, float]] = []
+            self.labelled: list[tuple[int, int, float, float, float, float, float]] = []
             self.matches: dict[str, Any] = {}
 
         def update_metrics(self, preds: list[dict[str, torch.Tensor]], batch: dict[str, Any]) -> None:
             super().update_metrics(preds, batch)
             for place, pred in enumerate(preds):
                 prepared = self._prepare_batch(place, batch)
+                number = len(self.kept)
+                for corners, label, score in zip(*(pred[key].tolist() for key in FOUND), strict=True):
+                    self.uncut.append((number, int(label), *corners, score))
+                for corners, label in zip(*(prepared[key].tolist() for key in FOUND[:2]), strict=True):
+                    self.labelled.append((number, int(label), *corners, 1.0))
                 box = self.scale_preds(pred, prepared)
                 rows = torch.cat([box["cls"][:, None], box["bboxes"], box["conf"][:, None]], 1)
                 height, width = (int(side) for side in prepared["ori_shape"])
@@ -74,10 +83,13 @@ def validate(paths: RunPaths, record: RunFile, order: Order) -> dict[str, Any]:
     detections.write_found(paths.found_json(order["weights"]), seen.found)
     right = validator.matches
     rule = precision.at_101_points(*(right[key] for key in MATCHES))
+    labelled, uncut = challenge.boxes(validator.labelled), challenge.boxes(validator.uncut)
+    whole = precision.by_coco(labelled, uncut, len(validator.kept), len(validator.names))
     speed = {key: round(value, 2) for key, value in validator.speed.items() if key != "loss"}
     return {
         "ultralytics": {"mAP50": float(stats["metrics/mAP50(B)"]), "mAP50-95": float(stats["metrics/mAP50-95(B)"])},
         "ultralytics_at_101_points": {"mAP50": rule[0], "mAP50-95": rule[1]},
+        "uncut": {"mAP50": whole.map50, "mAP50-95": whole.map},
         "ms": {**speed, "all": round(1000 * seconds / max(len(seen.photos), 1), 2)},
         "imgsz": int(validator.args.imgsz),
     }

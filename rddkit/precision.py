@@ -1,7 +1,8 @@
 """Average precision as COCO defines it, by a kept evaluator, and why Ultralytics' own number is another. Pure.
 
 Both match alike (greedily by confidence, at most 300 boxes an image). COCO reads the precision envelope at 101 recalls
-and takes the mean; Ultralytics draws straight lines through its points and integrates (utils/metrics.py, compute_ap).
+and takes the mean; Ultralytics draws straight lines through its points and integrates (utils/metrics.py, compute_ap),
+and matches boxes before they are cut at the image's edge, which makes weak models' look worse.
 """
 
 from __future__ import annotations
