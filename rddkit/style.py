@@ -146,6 +146,14 @@ def hover(sentence: str) -> str:
 
 
 def _add(figure: go.Figure, shapes: list[dict[str, Any]], notes: list[dict[str, Any]]) -> None:
-    # In one go: add_vline rebuilds the layout for each line, seconds for a week of marks.
-    figure.layout.shapes = [*figure.layout.shapes, *shapes]
-    figure.layout.annotations = [*figure.layout.annotations, *notes]
+    """Lay shapes and notes over a figure.
+
+    In one go: add_vline rebuilds the layout for each line, seconds for a week of marks. Unchecked, as plotly's own
+    batch updates are: checking takes a millisecond for each, most of what a look at the dashboard cost.
+    """
+    layout = figure.layout
+    both = {"shapes": [*layout.shapes, *shapes], "annotations": [*layout.annotations, *notes]}
+    layout._validate = False
+    for key, values in both.items():
+        layout[key] = [item if isinstance(item, dict) else item.to_plotly_json() for item in values]
+    layout._validate = True
