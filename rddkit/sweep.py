@@ -35,6 +35,7 @@ QUIET = {  # Ray reads these when it is imported or started
     "RAY_worker_niceness": "0",  # 15 otherwise, which supervisor and worker would inherit
     "RAY_kill_child_processes_on_worker_exit": "0",  # a supervisor that lost its caller still has a run to stop
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # before its first epoch a run has no metric; ASHA waits for one
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000000",
 }
 
