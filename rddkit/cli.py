@@ -26,7 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-out = Console(soft_wrap=True, highlight=False)
+WIDE = 140  # of tables in a log or a pipe, where rich would cut them to 80 columns
+out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else WIDE)
 err = Console(soft_wrap=True, highlight=False, stderr=True)
 RunName = Annotated[str | None, typer.Argument(metavar="[RUN]", help="a run's name or folder; left out: the newest")]
 Words = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="any Ultralytics argument")]
