@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from lab import START, Notebook, Server, promised
 from playwright.sync_api import Browser
 from workshop import Workshop, alive, clean_up, events, wait_for
@@ -147,3 +148,30 @@ def test_01_and_02_run_all_and_a_closed_tab_loses_nothing(browser: Browser, serv
     second = RunPaths(shop.root / "results" / "second")
     wait_for(lambda: read_status(second).state == "done", START)
     assert read_status(second).exit_code == 0
+
+
+def test_05_and_06_run_all_over_a_finished_run(browser: Browser, server: Server, shop: Workshop) -> None:
+    """A sweep whose only trial was trained by hand, so that Ray need not start."""
+    config = yaml.safe_load((shop.root / "configs" / "tiny.yaml").read_text())
+    (shop.root / "configs" / "short.yaml").write_text(yaml.safe_dump({**config, "epochs": 2}))
+    (shop.root / "configs" / "few.yaml").write_text("config: configs/short.yaml\ngrid: {seed: [1]}\n")
+    words = ("--config", "configs/short.yaml", "--name", "few-seed_1", "seed=1")
+    trained = shop.cli("train", *words)
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    page = browser.new_page(viewport={"width": 1400, "height": 6000})
+    server.put("05_evaluation", {"run": "few-seed_1"})
+    evaluation = Notebook(page, server, "05_evaluation")
+    evaluation.run_all()
+    evaluation.shows("by its other interpolation", START)
+    evaluation.shows("nothing there", START)
+    assert evaluation.errors == []
+    server.put("06_sweep", {"sweep": "configs/few.yaml"})
+    sweep = Notebook(page, server, "06_sweep")
+    sweep.run_all()
+    sweep.shows("1 of 1 done", START)
+    sweep.run_all()  # as it says: the figures are of when their cells ran
+    look = """() => [...document.querySelectorAll('.js-plotly-plot')].flatMap(
+        plot => (plot.data || []).map(trace => trace.name))"""
+    wait_for(lambda: "few-seed_1 (done)" in page.evaluate(look), START, each=0.3)
+    assert sweep.errors == []
+    page.close()
