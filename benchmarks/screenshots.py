@@ -61,6 +61,9 @@ def start(root: Path) -> RunPaths:
     (root / "configs" / "night.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     run = Run.create("configs/night.yaml").start(detach=True)
     wait_for(lambda: alive(run.paths).epoch >= KILLED_IN, 600, each=0.5)
+    taken = len(events(run.paths, "snapshot"))
+    run.snapshot()  # in a run of minutes the first one by itself is due after this picture
+    wait_for(lambda: len(events(run.paths, "snapshot")) > taken, 120, each=0.1)
     os.kill(alive(run.paths).worker_pid or 0, signal.SIGKILL)
     wait_for(lambda: events(run.paths, "resumed"), 120, each=0.5)
     return run.paths
