@@ -21,6 +21,7 @@ Ints = npt.NDArray[np.int64]
 IOU = 0.5
 MOST = 5  # boxes an image that the challenges take
 NONE = -1
+Row = tuple[int, int, float, float, float, float, float]  # image, class, x1, y1, x2, y2, confidence
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ class Sweep(NamedTuple):
         return float(self.thresholds[self.f1.argmax()]) if len(self.f1) and self.f1.max() > 0 else 1.0
 
 
-def boxes(rows: Iterable[tuple[int, int, float, float, float, float, float]]) -> Boxes:
+def boxes(rows: Iterable[Row]) -> Boxes:
     """Boxes from rows of (image, class, x1, y1, x2, y2, confidence)."""
     table = np.fromiter(itertools.chain.from_iterable(rows), dtype=np.float64).reshape(-1, 7)
     return Boxes(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2:6], table[:, 6])

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rddkit import allocators, caps, challenge, clock, detections, offline, precision, runfile
+from rddkit.challenge import Row
 from rddkit.detections import Photo, Seen
 from rddkit.paths import RunPaths
 from rddkit.runfile import RunFile
@@ -43,8 +44,8 @@ def validate(paths: RunPaths, record: RunFile, order: Order) -> dict[str, Any]:
         def init_metrics(self, model: torch.nn.Module) -> None:
             super().init_metrics(model)
             self.kept: list[tuple[str, tuple[int, int], torch.Tensor]] = []
-            self.uncut: list[tuple[int, int, float, float, float, float, float]] = []
-            self.labelled: list[tuple[int, int, float, float, float, float, float]] = []
+            self.uncut: list[Row] = []
+            self.labelled: list[Row] = []
             self.matches: dict[str, Any] = {}
 
         def update_metrics(self, preds: list[dict[str, torch.Tensor]], batch: dict[str, Any]) -> None:
@@ -133,7 +134,7 @@ def detect(paths: RunPaths, record: RunFile, order: Order) -> dict[str, Any]:
     model = YOLO(str(paths.weights / f"{order['weights']}.pt"))
     _cap(record)
     photos: list[Any] = []
-    found: list[tuple[int, int, float, float, float, float, float]] = []
+    found: list[Row] = []
     spent = 0.0
     for number, path in enumerate(order["images"]):
         pixels = None

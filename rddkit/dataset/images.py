@@ -44,8 +44,6 @@ def look(path: Path) -> Picture:
             return _see(file, path.suffix.lower())
     except BadImage:
         raise
-    except SyntaxError as error:  # what Pillow's readers raise on a header
-        raise BadImage("image cannot be read: its header is broken") from error
     except Exception as error:  # on damaged headers Pillow raises nearly anything: struct.error, IndexError, ...
         raise BadImage(f"image cannot be read: {error}") from error
 
@@ -62,7 +60,11 @@ def _see(file: BinaryIO, suffix: str) -> Picture:
     findings: list[Finding] = []
     if (kind == "PNG") != (suffix == ".png"):
         findings.append(Finding(f"image is a {kind} named {suffix}", "kept: readers go by content"))
-    with READERS[kind](file) as image:
+    try:
+        opened = READERS[kind](file)
+    except SyntaxError as error:  # what Pillow's readers raise on a header
+        raise BadImage("image cannot be read: its header is broken") from error
+    with opened as image:
         width, height = image.size
         if width * height > MOST_PIXELS:
             raise BadImage(f"image says it has {width}x{height} pixels, more than the {MOST_PIXELS:,} that are opened")

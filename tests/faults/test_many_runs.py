@@ -22,11 +22,11 @@ from rddkit import lock, outlook, standings, sweep
 from rddkit.paths import RunPaths
 from rddkit.status import read_progress, read_status
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(1200)]
 needs_quiet = pytest.mark.skipif(
     not os.environ.get("RDDKIT_CAMPAIGN"),
     reason="Ray gives its agents 15 s to start, which two busy cores do not keep: RDDKIT_CAMPAIGN=1",
 )
+pytestmark = [pytest.mark.faults, pytest.mark.campaign, pytest.mark.timeout(1200), needs_quiet]
 SWEEP_SECONDS = 500  # Ray starts seven processes; on two busy cores that alone takes a minute
 HERE = Path(__file__).resolve().parent
 
@@ -106,7 +106,6 @@ def intervals(*runs: RunPaths) -> list[tuple[str, str]]:
     return sorted(found)
 
 
-@needs_quiet
 def test_trials_finish_with_a_table_and_again_nothing_is_trained(many: Callable[..., Many]) -> None:
     two = many(settings={"epochs": 1}, grid={"seed": [1, 2]}, pack="off")
     code, said = two.run()
@@ -123,8 +122,6 @@ def test_trials_finish_with_a_table_and_again_nothing_is_trained(many: Callable[
     assert len(events(two.trial("seed_1"), "attempt_started")) == 1
 
 
-@pytest.mark.campaign
-@needs_quiet
 def test_a_second_machine_takes_a_run_and_the_first_leaves_without_a_word(
     workshop: Callable[..., Workshop],
 ) -> None:
@@ -151,8 +148,6 @@ def test_a_second_machine_takes_a_run_and_the_first_leaves_without_a_word(
     same_weights(shop.run.folder, train_once("plain", shop.root / "plain" / "run", {**TINY, **settings, "data": data}))
 
 
-@pytest.mark.campaign
-@needs_quiet
 def test_four_trials_on_two_cores_two_at_a_time(many: Callable[..., Many]) -> None:
     four = many(grid={"lr0": [0.01, 0.002], "seed": [1, 2]}, settings={"epochs": 2})
     code, said = four.run()
@@ -165,8 +160,6 @@ def test_four_trials_on_two_cores_two_at_a_time(many: Callable[..., Many]) -> No
     assert again == 0 and len(intervals(*map(four.trial, names))) == 4, told
 
 
-@pytest.mark.campaign
-@needs_quiet
 def test_a_sweep_that_is_terminated_leaves_resumable_runs_and_goes_on(many: Callable[..., Many]) -> None:
     two = many(settings={**RECIPE, "epochs": 12}, grid={"seed": [7, 8]}, pack="off")
     process = two.start()
@@ -181,8 +174,6 @@ def test_a_sweep_that_is_terminated_leaves_resumable_runs_and_goes_on(many: Call
     one_row_per_epoch(two.trial("seed_7"), 12)
 
 
-@pytest.mark.campaign
-@needs_quiet
 def test_asha_stops_the_weaker_trials_resumably_and_they_are_left_so(many: Callable[..., Many]) -> None:
     # One at a time, the better first: what follows is below what was seen at the first rung.
     trials = [{"name": "rated_0.5", "seed": 1}, {"name": "rated_0.2", "seed": 2}]
@@ -231,8 +222,6 @@ def end_node(node: Any) -> list[int]:
     return [process.pid for process in mine]
 
 
-@pytest.mark.campaign
-@needs_quiet
 def test_a_node_killed_in_mid_trial_loses_nothing_and_its_trial_resumes_on_the_other(
     many: Callable[..., Many], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,8 +264,6 @@ def side_by_side(runs: list[RunPaths]) -> bool:
     return any(end > later for (_, end), (later, _) in zip(spans, spans[1:], strict=False))
 
 
-@pytest.mark.campaign
-@needs_quiet
 def test_memory_for_less_than_two_has_trials_run_one_after_the_other(
     many: Callable[..., Many], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,8 +284,6 @@ def test_memory_for_less_than_two_has_trials_run_one_after_the_other(
     assert [trial.asked_bytes for trial in two.told.trials] == [needs, needs]
 
 
-@pytest.mark.campaign
-@needs_quiet
 @pytest.mark.parametrize("pack", ["off", "estimate"])
 def test_in_a_memory_cgroup_packing_by_cores_brings_the_kernels_kill_and_by_estimate_none(
     many: Callable[..., Many], pack: str
