@@ -24,7 +24,7 @@ from rddkit.safety import Safety
 
 SAMPLE = Path(__file__).resolve().parent.parent.parent / "shared" / "rdd2022-sample"
 # Three epochs: what the first leaves behind in the heap, validation and saving included, is held in all later ones.
-STEPS, EPOCHS, VAL_IMAGES, TIMES = 12, 3, 16, 3
+STEPS, EPOCHS, VAL_BATCHES, TIMES = 12, 3, 2, 3
 PLAN = {"workers": 0, "cache": False, "plots": False, "amp": False, "multi_scale": 0.0, "val_batch": None}
 # The worker as the supervisor starts it, but that its peak is read when it is done.
 CHILD = """
@@ -80,14 +80,14 @@ def label(plan: dict[str, Any]) -> str:
     return "-".join([model, f"{plan['batch']}x{plan['imgsz']}", plan["optimizer"], *more])
 
 
-def data(keep: Path, images: int) -> Path:
-    """The first `images` training images of the prepared sample, as a data set of its own; its YAML file."""
+def data(keep: Path, images: int, validated: int) -> Path:
+    """So many training and validation images of the prepared sample, as a data set of its own; its YAML file."""
     whole = keep / "data"
     if not (whole / "rdd2022.yaml").is_file():
         dataset.prepare(SAMPLE, whole, val_fraction=0.2)
-    part = keep / f"data-{images}"
+    part = keep / f"data-{images}-{validated}"
     if not (part / "rdd2022.yaml").is_file():
-        for split, most in (("train", images), ("val", VAL_IMAGES)):
+        for split, most in (("train", images), ("val", validated)):
             for picture in sorted((whole / "images" / split).iterdir())[:: 2 if images < 100 else 1][:most]:
                 for kind, suffix in (("images", picture.suffix), ("labels", ".txt")):
                     source = whole / kind / split / (picture.stem + suffix)
@@ -101,10 +101,11 @@ def data(keep: Path, images: int) -> Path:
 
 
 def settings(keep: Path, plan: dict[str, Any]) -> dict[str, Any]:
-    """The Ultralytics arguments of a plan: three epochs of four steps, mosaic on to the end."""
+    """The Ultralytics arguments of a plan: three epochs of four steps, mosaic on to the end, two validation batches."""
+    validated = VAL_BATCHES * (plan.get("val_batch") or 2 * plan["batch"])
     asked = {key: value for key, value in plan.items() if key not in ("allocator", "val_batch")}
     more = {
-        "data": str(data(keep, STEPS // EPOCHS * plan["batch"])),
+        "data": str(data(keep, STEPS // EPOCHS * plan["batch"], validated)),
         "epochs": EPOCHS,
         "seed": 42,
         "close_mosaic": 0,
