@@ -25,6 +25,7 @@ from rddkit.calibration import Trial
 from rddkit.memory import GIB, MIB
 from rddkit.recording import cpu_threads
 from rddkit.safety import Safety
+from rddkit.traits import Traits
 
 TRIED_AT = {"n": 416, "t": 416, "s": 416, "m": 320}  # image size of a model's trials, by its size
 TRIED_BATCH = 4
@@ -53,7 +54,7 @@ def trials_of(keep: Path, model: str, measure: bool) -> list[Trial]:
     return [Trial(**row) for row in json.loads(file.read_text())] if file.is_file() else []
 
 
-def autobatch(plan: dict[str, Any], traits: need.Traits) -> float:
+def autobatch(plan: dict[str, Any], traits: Traits) -> float:
     """What Ultralytics' AutoBatch counts for a batch: a forward and backward pass, weights included.
 
     It profiles on CUDA alone (utils/autobatch.py falls back to batch 16 on the CPU) and fits a line to what
@@ -62,12 +63,12 @@ def autobatch(plan: dict[str, Any], traits: need.Traits) -> float:
     return traits.state + traits.trained + traits.backward.at(plan["batch"], plan["imgsz"] ** 2)
 
 
-def accelerate(traits: need.Traits) -> float:
+def accelerate(traits: Traits) -> float:
     """`accelerate estimate-memory` for training with Adam: four times the model (its documentation's own rule)."""
     return 4.0 * traits.trained
 
 
-def plain_trace(plan: dict[str, Any], traits: need.Traits) -> float:
+def plain_trace(plan: dict[str, Any], traits: Traits) -> float:
     """A plain fake-tensor trace of a step: weights, gradients, optimizer, activations; no framework, no allocator."""
     states = need.OPTIMIZER_STATES.get(str(plan["optimizer"]).lower(), 2)
     return traits.state + traits.trained * (1 + states) + traits.backward.at(plan["batch"], plan["imgsz"] ** 2)

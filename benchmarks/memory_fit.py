@@ -20,7 +20,8 @@ from scipy.optimize import least_squares
 
 from rddkit import estimate, need, offline
 from rddkit.memory import MIB
-from rddkit.need import Costs, Facts, Traits
+from rddkit.need import Costs, Facts
+from rddkit.traits import Traits
 
 KEPT = ("plots", "lean")  # one plan each tells them; they are set by hand
 BASES = ("base", "after_base")

@@ -39,8 +39,9 @@ from rddkit.config import ConfigError
 from rddkit.dataset.labels import label_file
 from rddkit.forecast import Pace
 from rddkit.memory import human
-from rddkit.need import Correction, Facts, Traits
+from rddkit.need import Correction, Facts
 from rddkit.runfile import RunFile
+from rddkit.traits import Traits, table
 
 SAME_HEAD = 64  # classes up to which a detection head is as wide as with RDD2022's four
 LOOKED_AT = 300  # images whose boxes are counted
@@ -73,7 +74,7 @@ class Known:
         if self.correction is not None:
             return "calibrated"
         measured = sys.platform.startswith("linux") and self.facts.device == "cpu"
-        return "traced" if measured and self.traits.model in need.table() else "unknown"
+        return "traced" if measured and self.traits.model in table() else "unknown"
 
 
 def judged(known: Known, plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,8 +240,8 @@ def traits(model: str, classes: int) -> tuple[Traits, str]:
     Raises ConfigError for a model that cannot be traced.
     """
     name = Path(model).stem
-    if name in need.table() and classes <= SAME_HEAD:
-        return need.table()[name], "traits of the shipped table (a traced step)"
+    if name in table() and classes <= SAME_HEAD:
+        return table()[name], "traits of the shipped table (a traced step)"
     file = paths.traits_file(name, _hash(_identity(model), str(classes), _installed()))
     try:
         return Traits.of(json.loads(file.read_text(encoding="utf-8"))), "traits kept from an earlier trace"

@@ -1,6 +1,6 @@
 """What a model's step holds, seen without allocating it: a forward and backward pass on fake tensors.
 
-`python -m rddkit.footprint MODEL CLASSES` prints a model's traits as JSON, for `need.Traits`; `--table` writes those of
+`python -m rddkit.footprint MODEL CLASSES` prints the `Traits` of a model as JSON; `--table` writes those of
 the models that most people train. `FakeTensorMode` runs every operation on shapes alone; a dispatch mode above it notes
 each storage when it comes and, through a weak reference, when it goes. torch's own MemTracker stops at YOLO's frozen
 `dfl` convolution.
@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rddkit.need import FAMILIES, TABLE, Polynomial, Traits
+from rddkit.traits import FAMILIES, TABLE, Polynomial, Traits
 
 # An image count that no channel count is a multiple of: what grows with the batch is told by its first dimension.
 MANY = 1009

@@ -1,26 +1,19 @@
 """What a plan needs, by component and phase: pure arithmetic over a model's traits, without torch.
 
-A model's traits come from a traced step (`footprint`) or from the table beside this module; the constants of the CPU
+The constants of the CPU
 were fitted on one half of benchmarks/memory_accuracy.py's plans and checked on the other half. Bytes throughout.
 """
 
 from __future__ import annotations
 
-import functools
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from rddkit import gpu
 from rddkit.memory import MIB, human
-
-TABLE = Path(__file__).with_name("traits.json")
-FAMILIES = [f"yolov8{size}" for size in "nsm"] + [f"yolo11{size}" for size in "nsm"]
-FAMILIES += [f"yolo26{size}" for size in "nsm"] + [f"yolov5{size}u" for size in "nsm"]
-FAMILIES += [f"yolov9{size}" for size in "ts"] + [f"yolov10{size}" for size in "nsm"]
+from rddkit.traits import Traits
 
 # Tensors an optimizer keeps for each weight (torch.optim; ultralytics/optim/muon.py keeps two momenta). `auto` takes
 # MuSGD or AdamW (ultralytics/engine/trainer.py, build_optimizer).
@@ -29,56 +22,6 @@ PREFETCH = 4  # batches each loader process prepares (ultralytics/data/build.py)
 GROWTH = 1.125  # of a BytesIO (CPython, Modules/_io/bytesio.c)
 LOADER = 200 * MIB  # a loader process beyond what it shares; not measured by us
 LOSS_TENSORS = 10  # of 4 bytes for each (object, anchor) pair while objects are assigned (ultralytics/utils/tal.py)
-
-
-class Polynomial(NamedTuple):
-    """Bytes: a fixed part, and of each image a part by pixel and one by pixel squared (attention)."""
-
-    fixed: float
-    pixel: float
-    square: float
-
-    def image(self, pixels: float) -> float:
-        """The bytes of one image."""
-        return (self.pixel + self.square * pixels) * pixels
-
-    def at(self, images: float, pixels: float) -> float:
-        """The bytes of a batch."""
-        return self.fixed + images * self.image(pixels)
-
-
-@dataclass(frozen=True)
-class Traits:
-    """What of a model decides memory; sizes in bytes.
-
-    `state`: weights and buffers. `trained`: weights that get a gradient. `anchors`: predictions a pixel. `held`: what
-    the forward pass of training leaves for the backward pass; `backward`: the most until that is over; `forward`: the
-    most in a validation's forward pass.
-    """
-
-    model: str
-    classes: int
-    state: int
-    trained: int
-    anchors: float
-    held: Polynomial
-    backward: Polynomial
-    forward: Polynomial
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> Traits:
-        """From what `as_dict` gave. Raises TypeError or KeyError for anything else."""
-        curves = {key: Polynomial(*content[key]) for key in ("held", "backward", "forward")}
-        return cls(**{**content, **curves})
-
-
-@functools.cache
-def table() -> dict[str, Traits]:
-    """The traits of the models in FAMILIES with RDD2022's four classes, by name."""
-    return {row["model"]: Traits.of(row) for row in json.loads(TABLE.read_text(encoding="utf-8"))}
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from rddkit import estimate, figures, need, panels, style
+from rddkit import estimate, figures, panels, style
 from rddkit.canvas import Canvas
 from rddkit.estimate import Known
 from rddkit.memory import human
+from rddkit.traits import table
 
 SIZES = tuple(range(160, 1281, 32))
 MOST_WORKERS = 8
@@ -22,7 +23,7 @@ def told(known: Known, plan: Mapping[str, Any]) -> dict[str, Any]:
     """The estimate of a plan; a `model` that is not the run's is looked up in the shipped table."""
     name = Path(str(plan["model"])).stem
     if name != known.traits.model:
-        known = dataclasses.replace(known, traits=need.table()[name], trials=(), correction=None, pace=None)
+        known = dataclasses.replace(known, traits=table()[name], trials=(), correction=None, pace=None)
     return estimate.judged(known, plan)
 
 
@@ -37,7 +38,7 @@ class Sliders:
 
     def __init__(self, known: Known, plan: Mapping[str, Any]) -> None:
         self.known, self.base = known, dict(plan)
-        models = sorted({known.traits.model, *need.table()})
+        models = sorted({known.traits.model, *table()})
         batches = sorted({*estimate.NIGHT_BATCHES, int(plan["batch"])})
         sizes = sorted({*SIZES, int(plan["imgsz"])})
         self.model = _slider("model", models, known.traits.model)

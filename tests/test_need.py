@@ -19,13 +19,14 @@ from rddkit.estimate import Known
 from rddkit.memory import GIB, MIB, human
 from rddkit.need import Correction, Facts
 from rddkit.runfile import RunFile
+from rddkit.traits import FAMILIES, table
 
 PLAN: dict[str, Any] = {"model": "yolov8s.pt", "batch": 2, "imgsz": 640, "workers": 0, "cache": False, "plots": False}
 FACTS = Facts("AdamW", "cpu", 2.2, 1.0)
 
 
 def known(budget: int, **more: Any) -> Known:
-    return Known(need.table()["yolov8s"], "table", FACTS, budget, "a test", images=(100, 20), **more)
+    return Known(table()["yolov8s"], "table", FACTS, budget, "a test", images=(100, 20), **more)
 
 
 def trial(batch: int, peak: float, **more: Any) -> Trial:
@@ -34,11 +35,11 @@ def trial(batch: int, peak: float, **more: Any) -> Trial:
 
 
 def test_the_table_has_every_family_in_its_small_sizes() -> None:
-    assert set(need.table()) == set(need.FAMILIES)
+    assert set(table()) == set(FAMILIES)
 
 
 def test_the_parts_of_a_need_add_up_to_it_and_it_is_the_highest_phase() -> None:
-    found = need.need(need.table()["yolov8s"], PLAN, FACTS)
+    found = need.need(table()["yolov8s"], PLAN, FACTS)
     assert found.estimate == max(found.phases.values())
     assert sum(found.components.values()) == pytest.approx(found.estimate, abs=20)
 
@@ -49,13 +50,13 @@ def test_the_parts_of_a_need_add_up_to_it_and_it_is_the_highest_phase() -> None:
 )
 def test_measured_peaks_are_met(model: str, batch: int, imgsz: int, optimizer: str, measured: int) -> None:
     plan = {**PLAN, "batch": batch, "imgsz": imgsz}
-    found = need.need(need.table()[model], plan, Facts(optimizer, "cpu", 2.2, 1.0))
+    found = need.need(table()[model], plan, Facts(optimizer, "cpu", 2.2, 1.0))
     assert found.estimate / MIB == pytest.approx(measured, rel=0.08)
 
 
 @pytest.mark.parametrize("key", ["batch", "imgsz"])
 def test_more_of_anything_needs_more(key: str) -> None:
-    traits = need.table()["yolo11m"]
+    traits = table()["yolo11m"]
     small = need.need(traits, PLAN, FACTS).estimate
     assert need.need(traits, {**PLAN, key: 2 * PLAN[key]}, FACTS).estimate > small
 
@@ -68,7 +69,7 @@ def test_loaders_and_a_cache_in_memory_are_counted_where_they_are() -> None:
 
 
 def test_a_trial_that_held_what_was_predicted_changes_nothing() -> None:
-    parts = need.phases(need.table()["yolov8s"], PLAN, FACTS)["training"]
+    parts = need.phases(table()["yolov8s"], PLAN, FACTS)["training"]
     found = need.calibrate([(parts, sum(parts.values()) / need.HIGHEST_OF_THREE)])
     assert found.offset == pytest.approx(0, abs=1) and found.slope == pytest.approx(1)
 
@@ -148,7 +149,7 @@ def test_the_largest_batch_is_a_power_of_two_that_fits_and_none_is_zero() -> Non
 
 def test_each_of_several_devices_needs_what_its_share_needs_and_ddps_buckets() -> None:
     cuda = Facts("AdamW", "cuda:0,1", 2.2, 1.0)
-    traits = need.table()["yolov8s"]
+    traits = table()["yolov8s"]
     one = need.need(traits, {**PLAN, "batch": 4}, cuda)
     two = need.need(traits, {**PLAN, "batch": 8, "devices": 2}, cuda)
     assert two.estimate - one.estimate == pytest.approx(traits.trained, abs=4 * MIB)  # the allocator rounds
@@ -249,13 +250,13 @@ def test_the_mps_limit_is_above_physical_memory_by_default_and_odd_ratios_are_re
 
 
 def test_on_a_gpu_its_own_memory_counts() -> None:
-    cuda = need.phases(need.table()["yolov8s"], PLAN, Facts("AdamW", "cuda:0"))["training"]
-    half = need.phases(need.table()["yolov8s"], {**PLAN, "amp": True}, Facts("AdamW", "cuda:0"))["training"]
+    cuda = need.phases(table()["yolov8s"], PLAN, Facts("AdamW", "cuda:0"))["training"]
+    half = need.phases(table()["yolov8s"], {**PLAN, "amp": True}, Facts("AdamW", "cuda:0"))["training"]
     assert cuda["context"] == gpu.CONTEXT and "framework" not in cuda
     assert half["activations"] == pytest.approx(gpu.HALF * cuda["activations"])
-    mps = need.phases(need.table()["yolov8s"], PLAN, Facts("AdamW", "mps"))
+    mps = need.phases(table()["yolov8s"], PLAN, Facts("AdamW", "mps"))
     assert "framework" in mps["training"], "one memory for both"
-    assert not math.isnan(need.need(need.table()["yolov8s"], PLAN, Facts("AdamW", "mps")).estimate)
+    assert not math.isnan(need.need(table()["yolov8s"], PLAN, Facts("AdamW", "mps")).estimate)
 
 
 def test_a_correction_moves_what_stands_and_scales_what_grows() -> None:
@@ -270,10 +271,11 @@ def test_an_answer_for_a_slider_takes_milliseconds_and_no_torch() -> None:
     code = """
 import sys, time
 from rddkit import need
+from rddkit.traits import table
 began = time.perf_counter()
 for batch in (1, 2, 4, 8):
     plan = {"batch": batch, "imgsz": 640, "workers": 0}
-    need.need(need.table()["yolo26m"], plan, need.Facts())
+    need.need(table()["yolo26m"], plan, need.Facts())
 assert time.perf_counter() - began < 0.2
 assert "torch" not in sys.modules
 """
@@ -285,9 +287,10 @@ def test_an_untabled_yolov8s_is_traced_in_seconds_and_in_little_memory() -> None
     began = time.perf_counter()
     code = """
 import resource, sys
-from rddkit import estimate, need
+from rddkit import estimate
+from rddkit.traits import table
 found = estimate.trace("yolov8s.yaml", 4)
-assert found == need.table()["yolov8s"], found
+assert found == table()["yolov8s"], found
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
     answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120)
