@@ -24,6 +24,7 @@ from rddkit.safety import Safety
 
 SAMPLE = Path(__file__).resolve().parent.parent.parent / "shared" / "rdd2022-sample"
 # Three epochs: what the first leaves behind in the heap, validation and saving included, is held in all later ones.
+OURS = ("plots", "allocator", "val_batch", "checkpointing")  # keys of a plan; Ultralytics knows the first
 STEPS, EPOCHS, VAL_BATCHES, TIMES = 12, 3, 2, 3
 PLAN = {"workers": 0, "cache": False, "plots": False, "amp": False, "multi_scale": 0.0, "val_batch": None}
 # The worker as the supervisor starts it, but that its peak is read when it is done.
@@ -60,9 +61,12 @@ def grid() -> list[dict[str, Any]]:
 
 
 def others() -> list[dict[str, Any]]:
-    """Plans that no estimate was made with: other families, allocator, optimizer, plots, validation."""
+    """Plans that no estimate was made with: lean ones, other families, optimizer, plots, validation."""
+    lean = {"allocator": "lean", "val_batch": 2, "checkpointing": "norms"}
     return [
-        {"model": "yolov8s.yaml", "batch": 2, "imgsz": 640, "optimizer": "SGD", "allocator": "lean"},
+        {"model": "yolov8s.yaml", "batch": 2, "imgsz": 640, "optimizer": "AdamW", **lean},
+        {"model": "yolo11n.yaml", "batch": 8, "imgsz": 416, "optimizer": "SGD", **lean},
+        {"model": "yolo11s.yaml", "batch": 2, "imgsz": 640, "optimizer": "SGD", **lean, "checkpointing": "layers"},
         {"model": "yolov8n.yaml", "batch": 4, "imgsz": 512, "optimizer": "AdamW", "plots": True},
         {"model": "yolov8n.yaml", "batch": 6, "imgsz": 448, "optimizer": "SGD", "val_batch": 2},
         {"model": "yolo26n.yaml", "batch": 4, "imgsz": 416, "optimizer": "auto"},
@@ -75,7 +79,7 @@ def others() -> list[dict[str, Any]]:
 
 def label(plan: dict[str, Any]) -> str:
     """A plan's name, for tables and folders."""
-    more = [f"{key}={plan[key]}" for key in ("allocator", "plots", "val_batch") if plan.get(key)]
+    more = [f"{key}={plan[key]}" for key in OURS if plan.get(key)]
     model = str(plan["model"]).removesuffix(".yaml")
     return "-".join([model, f"{plan['batch']}x{plan['imgsz']}", plan["optimizer"], *more])
 
@@ -103,7 +107,7 @@ def data(keep: Path, images: int, validated: int) -> Path:
 def settings(keep: Path, plan: dict[str, Any]) -> dict[str, Any]:
     """The Ultralytics arguments of a plan: three epochs of four steps, mosaic on to the end, two validation batches."""
     validated = VAL_BATCHES * (plan.get("val_batch") or 2 * plan["batch"])
-    asked = {key: value for key, value in plan.items() if key not in ("allocator", "val_batch")}
+    asked = {key: value for key, value in plan.items() if key not in OURS[1:]}
     more = {
         "data": str(data(keep, STEPS // EPOCHS * plan["batch"], validated)),
         "epochs": EPOCHS,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rddkit import checkpointing
+from rddkit import checkpointing, footprint, need
 
 STEPS = 3
 KINDS = ("norms", "layers")
@@ -103,6 +103,21 @@ def test_what_is_kept_for_backward_shrinks_by_a_quarter_and_by_a_half(fresh: Any
         held[kind] = kept_bytes(model)
     assert held["norms"] < 0.75 * held[""]
     assert held["layers"] < 0.5 * held[""]
+
+
+@pytest.mark.parametrize("name", ["yolov8n.yaml", "yolo11n.yaml"])
+def test_a_trace_tells_what_an_estimate_takes_a_plan_to_keep(name: str) -> None:
+    from ultralytics.nn.tasks import DetectionModel
+
+    def traced(kind: str) -> float:
+        model = DetectionModel(name, nc=4, verbose=False)
+        if kind in KINDS:
+            checkpointing.attach(model, kind)
+        return footprint.Pretence(model).train(640)[1].per_image
+
+    whole = traced("nothing")
+    for kind in KINDS:
+        assert traced(kind) / whole == pytest.approx(need.LEFT[kind], abs=0.04)
 
 
 def test_places_are_all_convolutions_or_all_layers_with_weights_and_the_heads_convolutions(fresh: Any) -> None:

@@ -61,6 +61,14 @@ def test_more_of_anything_needs_more(key: str) -> None:
     assert need.need(traits, {**PLAN, key: 2 * PLAN[key]}, FACTS).estimate > small
 
 
+def test_a_plan_that_forgets_needs_less() -> None:
+    needs = [
+        need.need(table()["yolov8s"], {**PLAN, "checkpointing": kind}, FACTS).estimate
+        for kind in (False, "norms", "layers")
+    ]
+    assert needs == sorted(needs, reverse=True) and needs[0] - needs[2] > 250 * MIB
+
+
 def test_loaders_and_a_cache_in_memory_are_counted_where_they_are() -> None:
     gpu_facts = Facts("AdamW", "cuda:0", train_images=1000)
     assert need.loaders({**PLAN, "workers": 4}, FACTS) == 0
