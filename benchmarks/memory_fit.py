@@ -23,7 +23,7 @@ from rddkit.memory import MIB
 from rddkit.need import Costs, Facts
 from rddkit.traits import Traits
 
-KEPT = ("plots", "lean")  # one plan each tells them; they are set by hand
+KEPT = ("plots",)  # one plan tells them; they are set by hand
 BASES = ("base", "after_base")
 SCALE = 0.015  # relative errors beyond this count less than by their square: the noise of a peak
 TRUST = 0.15  # a constant's change by its own size weighs as much as an error of TRUST x SCALE: only ties are decided

@@ -51,28 +51,26 @@ class Costs:
     copies: float
     saving_activations: float
     plots: float
-    lean: float
 
 
-# Fitted on every second plan of benchmarks/memory_accuracy.py's grid and on twelve trials of three epochs: torch
-# 2.14.1, ultralytics 8.4.190, Linux x86-64, glibc, one thread. Later epochs hold more than the first where weights are
-# large: the medium models are fitted to the trials. `plots` and `lean` on one plan each.
+# Fitted on every second plan of benchmarks/memory_accuracy.py's grid, three runs of three epochs each: torch 2.14.1,
+# ultralytics 8.4.190, Linux x86-64, glibc, one thread. `plots` on one plan. A lean plan's allocator settings change
+# none of them: what it saves is what checkpointing leaves out.
 CPU = Costs(
-    base=778 * MIB,
-    weights=2.0,
+    base=769 * MIB,
+    weights=2,
     states=0.235,
-    activations=1.41,
-    pixels=14.0,
-    after_base=772 * MIB,
-    after_weights=2.0,
-    after_states=1.62,
-    after_activations=0.72,
-    after_forward=1.92,
-    after_pixels=63.0,
-    copies=0.98,
-    saving_activations=0.31,
-    plots=100 * MIB,
-    lean=0.6,
+    activations=1.34,
+    pixels=14,
+    after_base=742 * MIB,
+    after_weights=1.42,
+    after_states=1.97,
+    after_activations=0.723,
+    after_forward=1.77,
+    after_pixels=52.4,
+    copies=0.908,
+    saving_activations=0.307,
+    plots=40 * MIB,
 )
 
 
@@ -117,7 +115,6 @@ def parts(traits: Traits, plan: Mapping[str, Any], facts: Facts, costs: Costs = 
     batch, pixels = int(plan["batch"]), float(int(plan["imgsz"]) ** 2)
     val_batch = int(plan.get("val_batch") or 2 * batch)
     val_pixels = float(int(plan.get("val_imgsz") or plan["imgsz"]) ** 2)
-    lean = plan.get("allocator") == "lean"
     states = OPTIMIZER_STATES.get(facts.optimizer.lower(), 2)
     pairs = assigned_objects(facts.objects, facts.mosaic) * traits.anchors * pixels
     step, held = (left(plan) * curve.at(batch, pixels) for curve in (traits.backward, traits.held))
@@ -131,7 +128,7 @@ def parts(traits: Traits, plan: Mapping[str, Any], facts: Facts, costs: Costs = 
         "optimizer": costs.states * states * traits.trained,
         "activations": step,
         "loss": loss,
-        "allocator": ((costs.activations - 1) * (costs.lean if lean else 1)) * (step + loss),
+        "allocator": (costs.activations - 1) * (step + loss),
         "loading": costs.pixels * pixels * batch + loading,
     }
     forward = traits.forward.at(val_batch, val_pixels)
