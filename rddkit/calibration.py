@@ -26,7 +26,7 @@ from rddkit.life import COUNTER_SECONDS, environment
 from rddkit.paths import RunPaths
 from rddkit.runfile import RunFile
 
-# The second epoch is timed, as a process's first step and validation are slow; the third tells its validation's time.
+# The first epoch is not timed, as a process's first step and validation are slow.
 STEPS, EPOCHS, VAL_IMAGES = 3, 3, 8
 TRIAL_SECONDS = 900.0
 POLL_SECONDS = 0.05
@@ -45,7 +45,7 @@ class Trial:
 
     `too_big`: it died because its plan does not fit the budget, which is a verdict on all plans that contain it.
     `peak`: bytes it held at most; `device_peak`: on its GPU. `step_seconds`, `val_seconds`, `save_seconds`: of a step,
-    of a validated image, and of all that follows validation in an epoch.
+    of a validated image, and of all else in an epoch: its loader's start, and saving.
     """
 
     plan: dict[str, Any]
@@ -127,14 +127,26 @@ class _Clock:
             self.device_peak = max(self.device_peak or 0, message["device_memory"])
         if kind == "event" and message.get("event") == "epoch":
             self.marks[f"epoch {message['epoch']}"] = now
-        elif kind == "beat" and message["phase"] == "train" and message["batch"] == message["batches"]:
-            self.marks[f"trained {message['epoch']}"] = now
+        elif kind == "beat" and message["phase"] == "train" and message["batch"] in (1, message["batches"]):
+            self.marks[f"{'first' if message['batch'] == 1 else 'trained'} {message['epoch']}"] = now
             self.validation = message["validation_seconds"] or math.nan  # of the epoch before
         elif kind == "end":
             self.ended = message
 
     def between(self, start: str, end: str) -> float:
         return self.marks.get(end, math.nan) - self.marks.get(start, math.nan)
+
+    @property
+    def step(self) -> float:
+        """Seconds of a step, without an epoch's first: a loader starts before that."""
+        timed = range(2, EPOCHS + 1)
+        return sum(self.between(f"first {n}", f"trained {n}") for n in timed) / len(timed) / (STEPS - 1)
+
+    @property
+    def rest(self) -> float:
+        """Seconds of what is neither a step nor validation, in the second epoch: only of that the third tells all."""
+        whole = self.between("epoch 1", "epoch 2")
+        return max(0.0, whole - STEPS * self.step - self.validation)
 
 
 def _watched(record: RunFile, there: RunPaths, go_on: Go) -> Trial:
@@ -177,11 +189,9 @@ def _watched(record: RunFile, there: RunPaths, go_on: Go) -> Trial:
     by_kernel = child.returncode == -signal.SIGKILL and cgroup.more_kills(kills, COUNTER_SECONDS) > 0
     out_of_memory = by_kernel or heard.ended.get("outcome") == "oom"
     too_big = out_of_memory and is_credible(record, peak)
-    step = heard.between("epoch 1", "trained 2") / STEPS
-    save = max(0.0, heard.between("trained 2", "epoch 2") - heard.validation)
     val = heard.validation / VAL_IMAGES
     optimizer = str(record.config["optimizer"])
-    return Trial(record.plan, optimizer, peak, heard.device_peak, step, val, save, died, too_big)
+    return Trial(record.plan, optimizer, peak, heard.device_peak, heard.step, val, heard.rest, died, too_big)
 
 
 def is_credible(record: RunFile, peak: int) -> bool:
