@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -157,23 +155,13 @@ def _write(
     (out / output.AUDIT).unlink(missing_ok=True)  # until this conversion is complete there is none
     output.remove_stale(out, rows)
     output.write_manifest(out, rows)
-    stopped = threading.Event()
-    with ThreadPoolExecutor(1) as pool:  # beside the images: other folders, so neither waits for the other
-        labels = pool.submit(_write_labels, places, names, out, stopped)
-        try:
-            linked = _write_images(places, out, copy, on_progress)
-        except BaseException:
-            stopped.set()
-            raise
-        labels.result()
-    return linked
+    _write_labels(places, names, out)  # not in a thread beside: two that make many short calls wait for each other
+    return _write_images(places, out, copy, on_progress)
 
 
-def _write_labels(places: Places, names: Sequence[str], out: Path, stopped: threading.Event) -> None:
+def _write_labels(places: Places, names: Sequence[str], out: Path) -> None:
     numbers = {name: number for number, name in enumerate(names)}
     for frame, part in places:
-        if stopped.is_set():
-            return
         lines = [yolo_line(numbers[box.label], box, frame.picture) + "\n" for box in frame.boxes]
         output.put(output.label_path(out, part, frame.pair.name), "".join(lines))
 
