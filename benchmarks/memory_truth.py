@@ -2,7 +2,7 @@
 
 `python benchmarks/memory_truth.py --keep FOLDER [--models n s m] [--plans N]` measures the grid; a finished truth stays
 in FOLDER and is not measured again. Linux only: the peak is VmHWM, set back by writing 5 to /proc/self/clear_refs.
-All of it takes about three hours on one core.
+All of it takes about two hours on one idle core.
 """
 
 from __future__ import annotations
