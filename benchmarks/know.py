@@ -3,9 +3,8 @@
 `python benchmarks/know.py`: about a quarter of an hour on two idle cores. Traces yolov8s in a child as an unknown model
 would be (wanted: 6 s with imports, 1.2 GB), calibrates yolov8n at 320 pixels (60 s), and holds the forecast of a few
 plans against the epochs of real runs (15 %). This kind of machine changes its speed by a quarter within minutes: each
-run is trained between two calibrations, and their mean is held against it.
-The last plan is the seed's, and its hours on the whole release follow. Real images where ../shared/rdd2022-sample is
-there, else painted ones.
+run is trained between two calibrations, and their mean is held against it. The last plan is the seed's, and its hours
+on the whole release follow. Real images where ../shared/rdd2022-sample is there, else painted ones.
 """
 
 from __future__ import annotations

@@ -70,8 +70,8 @@ def accelerate(traits: Traits) -> float:
 
 def plain_trace(plan: dict[str, Any], traits: Traits) -> float:
     """A plain fake-tensor trace of a step: weights, gradients, optimizer, activations; no framework, no allocator."""
-    states = need.OPTIMIZER_STATES.get(str(plan["optimizer"]).lower(), 2)
-    return traits.state + traits.trained * (1 + states) + traits.backward.at(plan["batch"], plan["imgsz"] ** 2)
+    kept = 1 + need.kept_by(plan["optimizer"])
+    return traits.state + traits.trained * kept + traits.backward.at(plan["batch"], plan["imgsz"] ** 2)
 
 
 def is_fitted(name: str) -> bool:

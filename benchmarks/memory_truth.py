@@ -17,14 +17,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rddkit import clock, dataset, life, offline, paths, runfile
+from rddkit import clock, dataset, fallbacks, life, offline, paths, runfile
 from rddkit.memory import GIB, MIB
 from rddkit.recording import cpu_threads
 from rddkit.safety import Safety
 
 SAMPLE = Path(__file__).resolve().parent.parent.parent / "shared" / "rdd2022-sample"
+OURS = ("allocator", "val_batch", "checkpointing")  # keys of a plan that Ultralytics does not know
 # Three epochs: what the first leaves behind in the heap, validation and saving included, is held in all later ones.
-OURS = ("plots", "allocator", "val_batch", "checkpointing")  # keys of a plan; Ultralytics knows the first
 STEPS, EPOCHS, VAL_BATCHES, TIMES = 12, 3, 2, 3
 PLAN = {"workers": 0, "cache": False, "plots": False, "amp": False, "multi_scale": 0.0, "val_batch": None}
 # The worker as the supervisor starts it, but that its peak is read when it is done.
@@ -62,7 +62,7 @@ def grid() -> list[dict[str, Any]]:
 
 def others() -> list[dict[str, Any]]:
     """Plans that no estimate was made with: lean ones, other families, optimizer, plots, validation."""
-    lean = {"allocator": "lean", "val_batch": 2, "checkpointing": "norms"}
+    lean = {**fallbacks.LEAN, "val_batch": 2, "checkpointing": "norms"}
     return [
         {"model": "yolov8s.yaml", "batch": 2, "imgsz": 640, "optimizer": "AdamW", **lean},
         {"model": "yolo11n.yaml", "batch": 8, "imgsz": 416, "optimizer": "SGD", **lean},
@@ -79,7 +79,7 @@ def others() -> list[dict[str, Any]]:
 
 def label(plan: dict[str, Any]) -> str:
     """A plan's name, for tables and folders."""
-    more = [f"{key}={plan[key]}" for key in OURS if plan.get(key)]
+    more = [f"{key}={plan[key]}" for key in ("plots", *OURS) if plan.get(key)]
     model = str(plan["model"]).removesuffix(".yaml")
     return "-".join([model, f"{plan['batch']}x{plan['imgsz']}", plan["optimizer"], *more])
 
@@ -107,7 +107,7 @@ def data(keep: Path, images: int, validated: int) -> Path:
 def settings(keep: Path, plan: dict[str, Any]) -> dict[str, Any]:
     """The Ultralytics arguments of a plan: three epochs of four steps, mosaic on to the end, two validation batches."""
     validated = VAL_BATCHES * (plan.get("val_batch") or 2 * plan["batch"])
-    asked = {key: value for key, value in plan.items() if key not in OURS[1:]}
+    asked = {key: value for key, value in plan.items() if key not in OURS}
     more = {
         "data": str(data(keep, STEPS // EPOCHS * plan["batch"], validated)),
         "epochs": EPOCHS,

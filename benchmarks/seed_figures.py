@@ -34,8 +34,7 @@ def resident() -> int:
 
 def peak() -> int:
     """The most it has held since."""
-    text = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("VmHWM"))
+    return truths.peak_of(os.getpid()) or 0
 
 
 def tensors(found: Any) -> int:
@@ -107,7 +106,7 @@ def main() -> int:
     live = seen.step - seen.gradients
     rows = {
         "model": (sizes["weights"] + sizes["average of weights"], seen.model),
-        "  gradients, optimizer": (sum(of_optimizer(found)), kept),
+        "  gradients, optimizer": (found.traits.trained * (1 + need.kept_by(found.facts.optimizer)), kept),
         "batch of 2": (sum(sizes[name] for name in ("activations", "loss", "allocator")), live),
         "data loading": (sizes["loading"], seen.loading),
         "in all": (told["estimate"], max((run["peak"] for run in held), default=seen.highest)),
@@ -117,12 +116,6 @@ def main() -> int:
         table.add_row(name, SAID.get(name, ""), f"{estimated / MIB:.0f} MB", f"{measured / MIB:.0f} MB")
     Console(width=100).print(table)
     return 0
-
-
-def of_optimizer(found: estimate.Known) -> tuple[int, int]:
-    """Gradients, and what the optimizer keeps, whole."""
-    states = need.OPTIMIZER_STATES.get(found.facts.optimizer.lower(), 2)
-    return found.traits.trained, states * found.traits.trained
 
 
 if __name__ == "__main__":

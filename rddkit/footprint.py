@@ -79,7 +79,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class Pretence:
-    """A model on torch's `meta` device, its tensors are shapes alone: any size runs at the price of a Python loop."""
+    """A model on torch's `meta` device, as shapes alone: it runs at any size for the price of a Python loop."""
 
     def __init__(self, model: Any) -> None:
         self.model = model.to("meta")

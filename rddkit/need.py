@@ -1,7 +1,7 @@
 """What a plan needs, by component and phase: pure arithmetic over a model's traits, without torch.
 
-The constants of the CPU
-were fitted on one half of benchmarks/memory_accuracy.py's plans and checked on the other half. Bytes throughout.
+The constants of the CPU were fitted on one half of benchmarks/memory_accuracy.py's plans and checked on the other half.
+Bytes throughout.
 """
 
 from __future__ import annotations
@@ -110,12 +110,17 @@ def assigned_objects(objects: float, mosaic: float) -> float:
     return shown + 3 * math.sqrt(shown)  # counts scatter like a Poisson variable's
 
 
+def kept_by(optimizer: str) -> int:
+    """Tensors that an optimizer keeps for each weight."""
+    return OPTIMIZER_STATES.get(optimizer.lower(), 2)
+
+
 def parts(traits: Traits, plan: Mapping[str, Any], facts: Facts, costs: Costs = CPU) -> dict[str, dict[str, float]]:
     """Bytes by phase and component on the CPU, before any correction."""
     batch, pixels = int(plan["batch"]), float(int(plan["imgsz"]) ** 2)
     val_batch = int(plan.get("val_batch") or 2 * batch)
     val_pixels = float(int(plan.get("val_imgsz") or plan["imgsz"]) ** 2)
-    states = OPTIMIZER_STATES.get(facts.optimizer.lower(), 2)
+    states = kept_by(facts.optimizer)
     pairs = assigned_objects(facts.objects, facts.mosaic) * traits.anchors * pixels
     step, held = (left(plan) * curve.at(batch, pixels) for curve in (traits.backward, traits.held))
     loss = max(0.0, held + batch * pairs * 4 * LOSS_TENSORS - step)
@@ -195,7 +200,7 @@ def phases(traits: Traits, plan: Mapping[str, Any], facts: Facts) -> dict[str, d
 
 
 def _on_device(traits: Traits, plan: Mapping[str, Any], facts: Facts) -> dict[str, float]:
-    states = OPTIMIZER_STATES.get(facts.optimizer.lower(), 2) * traits.trained
+    states = kept_by(facts.optimizer) * traits.trained
     kept = {"weights": traits.state, "average of weights": traits.state, "gradients": traits.trained}
     kept["optimizer"] = states
     if int(plan.get("devices") or 1) > 1:

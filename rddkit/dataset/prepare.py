@@ -26,7 +26,6 @@ ORIGINS = ("xml", "yolo")
 LEAKAGE = ("auto", "all", "none")
 
 Progress = Callable[[str, int, int], None]
-Places = Sequence[tuple[Frame, str]]  # each image, and the part it goes to
 
 
 def prepare(
@@ -155,20 +154,12 @@ def _write(
     (out / output.AUDIT).unlink(missing_ok=True)  # until this conversion is complete there is none
     output.remove_stale(out, rows)
     output.write_manifest(out, rows)
-    _write_labels(places, names, out)  # not in a thread beside: two that make many short calls wait for each other
-    return _write_images(places, out, copy, on_progress)
-
-
-def _write_labels(places: Places, names: Sequence[str], out: Path) -> None:
     numbers = {name: number for number, name in enumerate(names)}
-    for frame, part in places:
+    linked = {"symlink": 0, "hardlink": 0, "copied": 0}
+    # One thread: two that make many short calls wait for each other.
+    for done, (frame, part) in enumerate(places, start=1):
         lines = [yolo_line(numbers[box.label], box, frame.picture) + "\n" for box in frame.boxes]
         output.put(output.label_path(out, part, frame.pair.name), "".join(lines))
-
-
-def _write_images(places: Places, out: Path, copy: bool, on_progress: Progress) -> dict[str, int]:
-    linked = {"symlink": 0, "hardlink": 0, "copied": 0}
-    for done, (frame, part) in enumerate(places, start=1):
         linked[output.place(frame.pair.image, out / "images" / part / frame.pair.name, copy)] += 1
         on_progress("write", done, len(places))
     return linked
