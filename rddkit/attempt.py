@@ -14,15 +14,16 @@ from ultralytics.data.base import BaseDataset
 from ultralytics.data.build import InfiniteDataLoader, _RepeatSampler
 from ultralytics.engine.trainer import BaseTrainer
 
-from rddkit import caps, checkpointing, clock, ddp, durable, faults, memory, status
+from rddkit import caps, checkpointing, clock, ddp, durable, faults, memory, status, tables
 from rddkit.config import known_arguments
 from rddkit.exactness import Exactness, judge, loop_for
 from rddkit.paths import RunPaths
 from rddkit.runfile import RunFile
 from rddkit.session import Found, Orders, Session, StopRequested, Talk
 from rddkit.snapshot import Store
-from rddkit.trainer import RoadDamageTrainer, WholeCheckpoints
+from rddkit.trainer import RoadDamageTrainer
 from rddkit.watch import Watch
+from rddkit.whole import WholeTrainer
 
 # What our loop mirrors or reaches into, as it was in the Ultralytics (8.4.190) that the parity tests passed on.
 MIRRORED: dict[str, Any] = {
@@ -107,7 +108,7 @@ def find(paths: RunPaths, store: Store, say: Any, exact_loop: bool) -> Found:
 
 
 def forget_rows_after(results: Path, epochs_done: int) -> float:
-    """Drop the rows of epochs that the state continued from does not hold; the training seconds until then."""
+    """Drop torn rows, and those of epochs that the state continued from does not hold; the training seconds so far."""
     if not results.exists():
         return 0.0
 
@@ -115,6 +116,7 @@ def forget_rows_after(results: Path, epochs_done: int) -> float:
         first = line.split(",")[0].strip()
         return not first.isdigit() or int(first) <= epochs_done
 
+    tables.heal(results)
     durable.edit_lines(results, keep)
     rows = status.read_rows(results)
     return rows[-1].get("time", 0.0) if rows else 0.0
@@ -213,7 +215,7 @@ def train(paths: RunPaths, record: RunFile, attempt: int, talk: Talk, orders: Or
     val_batch = record.plan.get("val_batch")
     session.validation.batch = val_batch and max(1, val_batch // ranks)
     session.validation.imgsz = record.plan.get("val_imgsz")
-    kind = RoadDamageTrainer if exact_loop else WholeCheckpoints
+    kind = RoadDamageTrainer if exact_loop else WholeTrainer
     trainer = kind(overrides, session)
     found.seconds = forget_rows_after(paths.results_csv, rows) if writes else 0.0
     watch = Watch(trainer, session, leaves=not exact_loop)

@@ -103,11 +103,11 @@ def sha256(path: Path, chunk: int = 1 << 20) -> str:
 
 
 def edit_lines(path: Path, keep: Callable[[str], bool]) -> int:
-    """Rewrite a text file with only the lines for which `keep` is true; how many were dropped."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if keep(line)]
+    """Rewrite a text file with only the lines for which `keep` is true; how many were dropped. Any bytes are lines."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if keep(line.decode("utf-8", "replace"))]
     if len(kept) != len(lines):
-        write(path, "".join(kept))
+        write(path, b"".join(kept))
     return len(lines) - len(kept)
 
 

@@ -15,7 +15,7 @@ from rddkit import frontend, records, series, style, traces
 from rddkit.journal import Event
 from rddkit.memory import GIB, human
 from rddkit.records import METRICS, Records
-from rddkit.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY
+from rddkit.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY, YELLOW
 
 COLUMNS = 3  # loss components side by side
 CAPTIONS = {  # how to read each figure
@@ -180,7 +180,7 @@ def need(told: Mapping[str, Any]) -> go.Figure:
         told: an estimate (`rddkit.estimate_memory`), bytes.
     """
     figure = go.Figure()
-    colors = style.cycle(BLUE, SKY, GREEN, PURPLE, ORANGE, GREY)
+    colors = style.cycle(BLUE, SKY, GREEN, PURPLE, ORANGE, YELLOW, GREY, RED, INK)  # an estimate has up to nine parts
     sizes = sorted(told["components"].items(), key=lambda item: -item[1])
     margin = told["safe_bound"] - told["estimate"]
     for (name, size), color in zip([*sizes, ("margin", margin)], colors, strict=False):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import sys
@@ -11,19 +10,30 @@ from pathlib import Path
 
 from rddkit import durable, paths
 
-# Integrations stay as the user set them; what talks to Ultralytics' own servers is off, and so is its Ray callback: it
-# is for Ultralytics' own tuner, and where Ray is installed imports it for seconds at every start.
-SILENT = {"sync": False, "vscode_msg": False, "openvino_msg": False, "raytune": False}
+# What talks to Ultralytics' own servers is off, and no key of the user's is copied. So is its Ray callback: it is for
+# Ultralytics' own tuner, and where Ray is installed imports it for seconds at every start.
+SILENT: dict[str, object] = {"sync": False, "vscode_msg": False, "openvino_msg": False, "raytune": False}
+SILENT |= {"api_key": "", "openai_api_key": ""}
+# These stay as the user set them; what is thrown away, such as a trial's training, tells none of them.
+INTEGRATIONS = ("clearml", "comet", "dvc", "mlflow", "tensorboard", "wandb")
 
 
-def home() -> Path:
-    """The folder of Ultralytics' settings for our processes: the user's own is read, never written."""
-    return paths.root() / ".cache" / "ultralytics"
+def home(kept: bool = True) -> Path:
+    """The folder of Ultralytics' settings for our processes: the user's own is read, never written.
+
+    `kept`: whether what the process makes will be kept, so that the user's integrations may tell of it.
+    """
+    return paths.cache() / ("ultralytics" if kept else "ultralytics-trials")
 
 
-def environment() -> dict[str, str]:
+def environment(kept: bool = True) -> dict[str, str]:
     """What a process must have in its environment before it imports Ultralytics."""
-    return {"YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "False", "YOLO_CONFIG_DIR": str(home())}
+    return {
+        "YOLO_OFFLINE": "1",
+        "YOLO_AUTOINSTALL": "False",
+        "YOLO_CONFIG_DIR": str(home(kept)),
+        "ULTRALYTICS_API_KEY": "",
+    }
 
 
 def child_environment() -> dict[str, str]:
@@ -42,17 +52,23 @@ def users_settings() -> Path:
     return Path(config) / "Ultralytics" / "settings.json"
 
 
-def prepare_home() -> Path:
-    """Write our copy of the settings, and put a font where Ultralytics would fetch Arial; the folder."""
-    folder = home() / "Ultralytics"
+def prepare_home(kept: bool = True) -> Path:
+    """Bring our copy of the settings up to the user's, and put a font where Ultralytics would fetch Arial; the folder.
+
+    `kept`: as for `home`.
+    """
+    folder = home(kept) / "Ultralytics"
     folder.mkdir(parents=True, exist_ok=True)
-    mine = users_settings()
-    settings = durable.read_json(mine) if mine.parent != folder else {}
-    text = json.dumps({**settings, **SILENT}, indent=2)
-    file = folder / "settings.json"
+    file, users = folder / "settings.json", users_settings()
     there = durable.read_json(file)
-    if any(there.get(key) != value for key, value in SILENT.items()):
-        durable.write(file, text)
+    mine = durable.read_json(users) if paths.cache() not in users.parents else {}
+    # What Ultralytics has completed says which keys there are: it would tell at every start of a user's older ones.
+    known = there.keys() - {"settings_version"} if "settings_version" in there else mine.keys()
+    wanted = {**there, **{key: mine[key] for key in known & mine.keys()}, **SILENT}
+    if not kept:
+        wanted |= dict.fromkeys(INTEGRATIONS, False)
+    if wanted != there:
+        durable.write_json(file, wanted)
     spec = importlib.util.find_spec("matplotlib")
     if spec is not None and spec.origin is not None:
         sans = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"

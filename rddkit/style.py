@@ -16,6 +16,7 @@ from rddkit.series import Mark, Span
 
 # Okabe & Ito's palette, told apart by colour-blind eyes; https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+YELLOW = "#F0E442"
 GREY, INK, GRID = "#6b7280", "#1f2937", "#e8ebef"
 MARKS = {  # kind: sign on the axis, the same as a legend symbol, colour, name
     "ended": ("✕", "x", RED, "attempt ended"),
@@ -154,6 +155,8 @@ def _add(figure: go.Figure, shapes: list[dict[str, Any]], notes: list[dict[str, 
     layout = figure.layout
     both = {"shapes": [*layout.shapes, *shapes], "annotations": [*layout.annotations, *notes]}
     layout._validate = False
-    for key, values in both.items():
-        layout[key] = [item if isinstance(item, dict) else item.to_plotly_json() for item in values]
-    layout._validate = True
+    try:
+        for key, values in both.items():
+            layout[key] = [item if isinstance(item, dict) else item.to_plotly_json() for item in values]
+    finally:
+        layout._validate = True

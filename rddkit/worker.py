@@ -17,7 +17,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from rddkit import allocators, caps, clock, ddp, memory, offline, runfile
+from rddkit import allocators, caps, clock, ddp, memory, offline, paths, runfile
 from rddkit.allocators import stage_of
 from rddkit.cause import STOPPED_EXIT
 from rddkit.paths import RunPaths
@@ -152,10 +152,11 @@ def main() -> int:
     )  # the supervisor asks for it before it ends a hanging worker
     folder, attempt, fd = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     os.set_inheritable(fd, False)
-    offline.prepare_home()  # first: it reads the user's own settings, which the next line hides
-    os.environ.update(offline.environment())
-    paths = RunPaths(folder)
-    record = runfile.read(paths.run_yaml)
+    kept = paths.cache() not in folder.resolve().parents  # trials and self-tests train below .cache
+    offline.prepare_home(kept)  # first: it reads the user's own settings, which the next line hides
+    os.environ.update(offline.environment(kept))
+    run_paths = RunPaths(folder)
+    record = runfile.read(run_paths.run_yaml)
     flags, devices = sys.argv[4:], ddp.devices(record.device)
     orders = Orders(0.0 if "--rank" in flags else ORPHAN_SECONDS)
     orders.listen()
@@ -163,7 +164,7 @@ def main() -> int:
         command = [sys.executable, "-m", "rddkit.worker", str(folder), str(attempt)]
         return ddp.Leader(devices, command, [*flags, "--rank"], Talk(fd, "cpu").send, orders).lead()
     caps.before_torch(int(record.budget.get("bytes") or 0), record.safety["cap"] and record.device == "cpu")
-    return run(paths, attempt, Talk(fd, record.device), orders, record, "--reseed" in flags)
+    return run(run_paths, attempt, Talk(fd, record.device), orders, record, "--reseed" in flags)
 
 
 if __name__ == "__main__":

@@ -140,6 +140,9 @@ def test_lines_are_dropped_only_where_asked(tmp_path: Path) -> None:
     assert durable.edit_lines(file, lambda line: line.strip() != "2") == 1
     assert file.read_text() == "head\n1\n3\n"
     assert durable.edit_lines(file, lambda line: True) == 0
+    file.write_bytes(b"1\n\xff\0\n2\r\n3")
+    assert durable.edit_lines(file, lambda line: line != "1\n") == 1
+    assert file.read_bytes() == b"\xff\0\n2\r\n3"
 
 
 def test_the_sum_of_a_file_is_its_sha256(tmp_path: Path) -> None:

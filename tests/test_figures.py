@@ -52,6 +52,15 @@ def test_the_best_epochs_are_marked(run: Records) -> None:
     assert f"best mAP50 {best.value:.3f}, epoch {best.epoch}" in names(figures.metrics(run.results))
 
 
+def test_every_part_of_an_estimate_has_a_colour_of_its_own_and_the_margin_none() -> None:
+    parts = {f"part {number}": number << 20 for number in range(1, 10)}
+    told = {"components": parts, "safe_bound": 60 << 20, "estimate": 45 << 20, "budget": 50 << 20, "fits": False}
+    *bars, margin = figures.need({**told, "phase": "training"}).data
+    assert len({bar.marker.color for bar in bars}) == len(parts)
+    assert [bar.name for bar in bars][:2] == ["part 9", "part 8"], "the largest first"
+    assert (margin.name, margin.marker.pattern.shape) == ("margin", "/")
+
+
 def test_memory_stands_against_the_budget_with_attempts_as_bands(run: Records) -> None:
     figure = figures.MAKERS["memory"](run)
     limits = ["the guard warns above", "the guard stops above"]

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,38 +26,55 @@ def users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_switches_are_those_ultralytics_reads(root: Path) -> None:
     folder = str(root / ".cache" / "ultralytics")
-    assert offline.environment() == {"YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "False", "YOLO_CONFIG_DIR": folder}
+    switches = {"YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "False", "ULTRALYTICS_API_KEY": ""}
+    assert offline.environment() == {**switches, "YOLO_CONFIG_DIR": folder}
+    assert offline.environment(kept=False) == {**switches, "YOLO_CONFIG_DIR": f"{folder}-trials"}
 
 
-def test_the_users_settings_are_kept_in_our_copy_but_for_the_silence(root: Path, users: Path) -> None:
+def ours(kept: bool = True) -> dict[str, Any]:
+    """Our copy of the settings, brought up to the user's."""
+    return json.loads((offline.prepare_home(kept) / "settings.json").read_text())
+
+
+def test_the_users_settings_are_kept_in_our_copy_but_for_the_silence_and_the_keys(root: Path, users: Path) -> None:
+    users.write_text(json.dumps({"sync": True, "wandb": True, "uuid": "x", "api_key": "secret"}))
     before = users.read_bytes()
-    folder = offline.prepare_home()
-    assert folder == root / ".cache" / "ultralytics" / "Ultralytics"
-    ours = json.loads((folder / "settings.json").read_text())
-    assert ours == {"wandb": True, "uuid": "x", **offline.SILENT}
+    assert offline.prepare_home() == root / ".cache" / "ultralytics" / "Ultralytics"
+    assert ours() == {"wandb": True, "uuid": "x", **offline.SILENT}
+    assert "secret" not in (offline.prepare_home() / "settings.json").read_text()
     assert users.read_bytes() == before, "read, never written"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\0"])
 def test_broken_settings_of_the_user_are_as_none(users: Path, content: str) -> None:
     users.write_text(content)
-    ours = json.loads((offline.prepare_home() / "settings.json").read_text())
-    assert ours == offline.SILENT
+    assert ours() == offline.SILENT
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"sync": true}'])
 def test_our_copy_is_mended_where_it_is_not_silent(users: Path, content: str) -> None:
-    file = offline.prepare_home() / "settings.json"
-    file.write_text(content)
-    offline.prepare_home()
-    assert json.loads(file.read_text())["sync"] is False
+    (offline.prepare_home() / "settings.json").write_text(content)
+    assert ours()["sync"] is False
 
 
-def test_what_ultralytics_added_to_our_copy_stays(users: Path) -> None:
-    file = offline.prepare_home() / "settings.json"
-    file.write_text(json.dumps({**offline.SILENT, "settings_version": "9"}))
-    offline.prepare_home()
-    assert json.loads(file.read_text())["settings_version"] == "9"
+def test_what_the_user_changes_later_holds_from_the_next_start(users: Path) -> None:
+    assert ours()["wandb"] is True
+    users.write_text(json.dumps({"wandb": False}))
+    assert ours()["wandb"] is False
+
+
+def test_of_a_copy_that_ultralytics_completed_only_values_change(users: Path) -> None:
+    """A key or a version it does not know makes it write its settings anew, and say so, at every start."""
+    completed = {**offline.SILENT, "settings_version": "9", "wandb": False}
+    (offline.prepare_home() / "settings.json").write_text(json.dumps(completed))
+    users.write_text(json.dumps({"wandb": True, "hub": True, "settings_version": "4"}))
+    assert ours() == {**completed, "wandb": True}
+
+
+def test_what_is_thrown_away_is_told_to_nobody(users: Path) -> None:
+    told = ours(kept=False)
+    assert not any(told[name] for name in offline.INTEGRATIONS)
+    assert ours()["wandb"] is True
 
 
 def test_a_font_lies_where_arial_would_be_fetched() -> None:

@@ -81,6 +81,15 @@ def test_a_run_killed_at_every_named_place_ends_with_the_weights_and_rows_of_one
     assert not list(shop.run.folder.rglob("*.partial"))
 
 
+def test_rows_of_epochs_to_come_and_torn_ones_are_forgotten(tmp_path: Path) -> None:
+    from rddkit.attempt import forget_rows_after
+
+    results = tmp_path / "results.csv"
+    results.write_bytes(b"epoch,time,loss\n1,10.5,\xff\n2,20.5,2\n3,31.0,2\n1")
+    assert forget_rows_after(results, epochs_done=2) == 20.5
+    assert results.read_bytes() == b"epoch,time,loss\n1,10.5,\xff\n2,20.5,2\n"
+
+
 # -- stopped -----------------------------------------------------------------------------------------------------------
 
 

@@ -45,13 +45,6 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.fixture
-def attempts(make_root: Callable[..., Path], root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Attempts]:
-    seen = {"cuda": [], "mps": False, "torch": "", "cpu": ""}
-    monkeypatch.setattr("rddkit.recording.look_at_devices", lambda: seen)
-    return lambda **settings: Attempts(make_root(root, **{**RECIPE, **settings}))
-
-
 # -- killed ------------------------------------------------------------------------------------------------------------
 
 
