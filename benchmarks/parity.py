@@ -59,9 +59,17 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return [{k.strip(): v for k, v in row.items() if k.strip() != "time"} for row in csv.DictReader(file)]
 
 
+def reached(progress: dict[str, object]) -> float:
+    """How far a run is, in epochs, of which validation is the last fifth."""
+    if progress.get("phase") not in ("train", "validate") or not progress.get("batch"):
+        return 0.0
+    share = 0.8 * progress["batch"] / progress["batches"] if progress["phase"] == "train" else 0.9
+    return progress["epoch"] - 1 + share
+
+
 def killed(folder: Path, args: dict[str, object], kills: int, seed: int) -> list[str]:
-    """A supervised run with `kills` real SIGKILLs: at named places, at random instants, and once in the final
-    evaluation; what was killed where.
+    """A supervised run with `kills` real SIGKILLs: at named places, at random instants from there to its end, and once
+    in the final evaluation; what was killed where.
     """
     rng = random.Random(seed)
     times = {point: rng.randint(1, 3) if point in OFTEN else 1 for point in KILL_POINTS}
@@ -78,18 +86,22 @@ def killed(folder: Path, args: dict[str, object], kills: int, seed: int) -> list
     os.environ.pop("RDDKIT_KILL")
     story: list[str] = []
     last = 0
+    places: list[float] = []
     while run.is_alive():
-        clock.sleep(0.05)
-        now = run.status()
-        attempt = status.read_progress(run.paths.progress).get("attempt") or 0
-        wanted = len(named) < attempt != last and len(named) + len(story) < kills - 1
-        if wanted and now.worker_pid and now.phase in ("train", "validate") and now.batch:
+        clock.sleep(0.02)
+        progress = status.read_progress(run.paths.progress)
+        attempt, place = progress.get("attempt") or 0, reached(progress)
+        if attempt <= len(named) or attempt == last or not place:
+            continue
+        if not places:  # the named places are behind: the others lie between here and the end
+            places = sorted(rng.uniform(place, args["epochs"]) for _ in range(kills - 1 - len(named)))
+        if len(story) < len(places) and place >= places[len(story)]:
             last = attempt
-            clock.sleep(rng.uniform(0.0, 2.5))
-            progress = status.read_progress(run.paths.progress)
-            story.append(f"{progress['phase']} {progress['epoch']}.{progress['batch']}")
+            clock.sleep(rng.uniform(0.0, 0.2))
+            now = status.read_progress(run.paths.progress)
+            story.append(f"{now['phase']} {now['epoch']}.{now['batch']}")
             with contextlib.suppress(ProcessLookupError):  # between two attempts there is none
-                os.kill(now.worker_pid, signal.SIGKILL)
+                os.kill(progress["worker_pid"], signal.SIGKILL)
     run.wait()
     return [*named, *story, FINAL_POINT]
 
