@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import inspect
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
+import ultralytics
 import ultralytics.utils.torch_utils as torch_utils
 import ultralytics.utils.tqdm as tqdm
 from ultralytics.data.base import BaseDataset
@@ -23,7 +27,7 @@ from rddkit.session import Found, Orders, Session, StopRequested, Talk
 from rddkit.snapshot import Store
 from rddkit.trainer import RoadDamageTrainer
 from rddkit.watch import Watch
-from rddkit.whole import WholeTrainer
+from rddkit.whole import WholeTrainer, strip
 
 # What our loop mirrors or reaches into, as it was in the Ultralytics (8.4.190) that the parity tests passed on.
 MIRRORED: dict[str, Any] = {
@@ -109,6 +113,8 @@ def find(paths: RunPaths, store: Store, say: Any, exact_loop: bool) -> Found:
 
 def forget_rows_after(results: Path, epochs_done: int) -> float:
     """Drop torn rows, and those of epochs that the state continued from does not hold; the training seconds so far."""
+    if results.exists() and not results.read_bytes().lstrip().startswith(b"epoch"):
+        results.unlink()  # a full disk took not even its header, which is only written into a new file
     if not results.exists():
         return 0.0
 
@@ -129,10 +135,21 @@ def environment(record: RunFile) -> dict[str, Any]:
         "threads": record.threads,
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "torch": str(torch.__version__),
-        "batch": record.plan["batch"],
-        "imgsz": record.plan["imgsz"],
-        "workers": record.plan["workers"],
+        "ultralytics": ultralytics.__version__,
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "albumentations": importlib.util.find_spec("albumentations") is not None,
+        **{key: record.plan.get(key) for key in ("batch", "imgsz", "workers", "val_batch")},
+        **{key: record.config.get(key) for key in ("val", "close_mosaic", "patience")},
+        "val_period": record.safety["val_period"],
     }
+
+
+def mend_best(last: Path, best: Path) -> None:
+    """Make best.pt of last.pt where that is the best epoch: a kill may have come between Ultralytics' two writes."""
+    content = torch.load(last, map_location="cpu", weights_only=False)
+    if (content.get("train_metrics") or {}).get("fitness") == content.get("best_fitness"):
+        durable.write(best, last.read_bytes())
 
 
 class KeepingStore(Store):
@@ -198,17 +215,21 @@ def train(paths: RunPaths, record: RunFile, attempt: int, talk: Talk, orders: Or
     for text in passed_over:
         print(text)
     overrides = arguments(paths, record)
-    if found.epochs_done < 0:  # stripped: training is over; only the report is missing
+    epochs = overrides.get("epochs") or known_arguments()["epochs"].default
+    if not 0 <= found.epochs_done < epochs:  # training is over; only the report is missing
+        if writes and found.epochs_done > 0:
+            mend_best(paths.last, paths.best)
+            for weights in (paths.last, paths.best):
+                strip(weights)
         return True
     if found.state is None and found.epochs_done:
         overrides["resume"] = str(paths.last)
+        if writes:
+            mend_best(paths.last, paths.best)
+    if found.state and str(overrides["model"]).endswith(".pt") and not Path(overrides["model"]).exists():
+        overrides["model"] = str(paths.last)  # what the run began with is gone, or was never here: a taken-in run
     place = found.state["place"] if found.state else None
     rows = found.epochs_done if place is None else place["epoch"] + (1 if place["stage"] == "finished" else 0)
-    if attempt > 1 or found.epochs_done:
-        exactness = judge(found.state, found.epochs_done, about, loop, passed_over)
-        if reseed:
-            exactness = Exactness(False, "other random numbers: the same ones led to what is not a number")
-        tell_resumed(talk, paths, found, exactness)
     session = Session(store, talk, orders, found, record.safety)
     session.seed = attempt if reseed else None
     session.budget = int(record.budget.get("bytes") or 0)
@@ -217,6 +238,17 @@ def train(paths: RunPaths, record: RunFile, attempt: int, talk: Talk, orders: Or
     session.validation.imgsz = record.plan.get("val_imgsz")
     kind = RoadDamageTrainer if exact_loop else WholeTrainer
     trainer = kind(overrides, session)
+
+    def settle(trainer: Any) -> None:
+        """Once it is set up: whether images are cached depends on the memory that was free."""
+        about["cache"] = trainer.train_loader.dataset.cache or False
+        if attempt > 1 or found.epochs_done:
+            exactness = judge(found.state, found.epochs_done, about, loop, passed_over)
+            if reseed:
+                exactness = Exactness(False, "other random numbers: the same ones led to what is not a number")
+            tell_resumed(talk, paths, found, exactness)
+
+    trainer.add_callback("on_train_start", settle)
     found.seconds = forget_rows_after(paths.results_csv, rows) if writes else 0.0
     watch = Watch(trainer, session, leaves=not exact_loop)
     watch.batch = place["images"] // record.plan["batch"] if place and place["stage"] != "finished" else 0

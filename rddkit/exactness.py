@@ -17,6 +17,7 @@ EPOCH_LEVEL = {
     "distill_model": "distillation is set up by Ultralytics' own loop",
 }
 WORKERS = "same state and order of images; loader workers draw augmentation from random numbers of their own"
+ALBUMENTATIONS = "same state; Albumentations, which is installed, draws from random numbers of its own"
 MORE_GPUS = "several GPUs are trained by Ultralytics' DDP"
 LAST_PT = "no snapshot: from last.pt, which holds half-precision averages"
 TABLE: tuple[tuple[str, str, str], ...] = (
@@ -29,7 +30,10 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     *((f"`{key}`", "inexact", f"{why}; resumed by epochs") for key, why in EPOCH_LEVEL.items()),
     ("`device: 0,1`", "inexact", f"{MORE_GPUS}; resumed by epochs"),
     ("`device: cuda`, `mps`", "inexact", "same state; the device itself is not deterministic to the bit"),
-    ("another batch, image size, number of threads, CPU or torch", "inexact", "same state, other surroundings"),
+    ("Albumentations installed", "inexact", ALBUMENTATIONS),
+    ("another batch, image size, number of threads or CPU", "inexact", "same state, other surroundings"),
+    ("`cache`, `val`, `val_period`, `close_mosaic` or `patience` changed", "inexact", "same state, other surroundings"),
+    ("another torch, numpy or OpenCV", "inexact", "same state, other surroundings"),
     ("no snapshot that verifies", "inexact", LAST_PT),
     ("another Ultralytics", "inexact", "where a mirrored function differs its own loop trains, resumed by epochs"),
     ("`time`", "refused", "it would cut epochs off the run; `--for 9h` and `--until 07:00` stop resumably"),
@@ -94,6 +98,8 @@ def judge(
     changes = [f"{key} {before.get(key)} -> {now.get(key)}" for key in now if before.get(key) != now.get(key)]
     if changes:
         return Exactness(False, f"same state, other surroundings: {', '.join(changes)}{passed}")
+    if now.get("albumentations"):
+        return Exactness(False, ALBUMENTATIONS + passed)
     if now["workers"]:
         return Exactness(False, WORKERS + passed)
     if now["device"] != "cpu":

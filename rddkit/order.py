@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from torch.utils.data import RandomSampler, Sampler
 
+# Loader workers ask for passes ahead of training: several, where an epoch has fewer batches than they prefetch.
+KEPT_STARTS = 64
+
 
 class Order(Sampler[int]):
     """Yields image indices as the sampler within does; remembers where each epoch's pass began.
@@ -40,7 +43,7 @@ class Order(Sampler[int]):
             self.generator.set_state(self._begin_from)
             self._begin_from = None
         self.starts[self.next_epoch] = self.generator.get_state()
-        self.starts.pop(self.next_epoch - 3, None)
+        self.starts.pop(self.next_epoch - KEPT_STARTS, None)
         self.next_epoch += 1
         skip, self._skip = self._skip, 0
         yield from itertools.islice(iter(self.inner), skip, None)

@@ -14,6 +14,8 @@ from rddkit.snapshot import Place, Store
 
 # A due snapshot waits for the next optimizer step, when no gradients are held; no longer than this.
 WAIT_FOR_STEP_SECONDS = 30.0
+# So long a full disk may refuse snapshots before the run stops: it is what a kill would then cost.
+LONGEST_WITHOUT_SECONDS = 3600.0
 
 
 class StopRequested(Exception):
@@ -66,7 +68,7 @@ class Session:
         self.validation = Validation()
         self.val_period = int(safety["val_period"])
         self.taken: Path | None = None
-        self.taken_at = clock.monotonic()
+        self.taken_at = self.kept_at = clock.monotonic()
         self.seconds, self.why = snapshot.interval(0.0, 0, safety["snapshot_seconds"], safety["snapshot_daily_bytes"])
         self.early_seconds = self.seconds / 2  # an epoch's end is a good place, so that it may come before its time
         self.stage = store.stage(found.path) if found.path and found.state else {}
@@ -135,7 +137,8 @@ class Session:
             return False
         trainer.metrics, trainer.fitness = self.stage["metrics"], self.stage["fitness"]
         trainer.best_fitness = self.stage["best_fitness"]
-        state.set_random_state(state.from_lists(self.stage["rng"]), trainer.device)
+        if self.seed is None:
+            state.set_random_state(state.from_lists(self.stage["rng"]), trainer.device)
         return True
 
     def note_stage(self, trainer: Any) -> None:
@@ -185,8 +188,10 @@ class Session:
         except OSError as error:
             self.talk.event("snapshot_failed", **where, error=f"{error}; the older ones stay; training goes on")
             self._mind_the_disk()
+            if clock.monotonic() - self.kept_at > LONGEST_WITHOUT_SECONDS and not self.orders.stop:
+                self.orders.stop = f"no snapshot could be written for {clock.words(LONGEST_WITHOUT_SECONDS)}: {error}"
             return None
-        self.taken_at = clock.monotonic()
+        self.taken_at = self.kept_at = clock.monotonic()
         asked, cap = self.safety["snapshot_seconds"], self.safety["snapshot_daily_bytes"]
         self.seconds, self.why = snapshot.interval(taken.seconds, taken.bytes, asked, cap)
         # Epochs of half a minute would otherwise double what snapshots cost.

@@ -86,14 +86,16 @@ def from_lists(rng: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_finite(trainer: Any) -> bool:
-    """Whether the loss and every weight and average is a number."""
+    """Whether the loss and every weight, average and gradient is a number."""
     if trainer.loss is not None and not bool(torch.isfinite(trainer.loss)):
         return False
     for model in (unwrap_model(trainer.model), trainer.ema.ema):
         for value in model.state_dict().values():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 return False
-    return True
+    # A scaler overflows now and then on purpose, and leaves such a step out.
+    gradients = () if trainer.scaler.is_enabled() else (p.grad for p in trainer.model.parameters())
+    return all(bool(torch.isfinite(gradient).all()) for gradient in gradients if gradient is not None)
 
 
 def capture(trainer: Any, place: Place, rng: dict[str, Any]) -> dict[str, Any]:
@@ -114,6 +116,7 @@ def capture(trainer: Any, place: Place, rng: dict[str, Any]) -> dict[str, Any]:
         "scaler": trainer.scaler.state_dict(),
         "scheduler_epoch": trainer.scheduler.last_epoch,
         "gradients": {name: p.grad for name, p in model.named_parameters() if p.grad is not None},
+        "iterations": trainer.iterations,
         "last_opt_step": trainer.last_opt_step,
         "accumulate": trainer.accumulate,
         "loss": trainer.loss.detach() if trainer.loss is not None else None,
@@ -187,7 +190,7 @@ def same_place(number: int, images: int, old_batch: int, batch: int) -> int:
 
 def refill_mosaic_buffer(dataset: Any, indices: list[int]) -> None:
     """Hold the images that mosaic draws partners from, as the snapshot's process did."""
-    if not hasattr(dataset, "buffer") or not dataset.augment:
+    if not hasattr(dataset, "buffer") or not dataset.augment or dataset.cache == "ram":  # which holds all images
         return
     length = getattr(dataset, "max_buffer_length", len(indices))
     kept = indices[-(length - 1) :] if len(indices) >= length > 1 else indices

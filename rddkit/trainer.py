@@ -10,6 +10,7 @@ import math
 import time
 import warnings
 from copy import copy
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -35,6 +36,12 @@ class RoadDamageTrainer(WholeTrainer):
     def _build_train_pipeline(self) -> None:
         super()._build_train_pipeline()
         self.order = own_order(self.train_loader)
+
+    def build_optimizer(self, *args: Any, iterations: float = 1e5, **words: Any) -> Any:
+        """The optimizer; `auto` chooses by the iterations that the run began with: a smaller batch may have more."""
+        found = self.session.found.state or {}
+        self.iterations = found.get("iterations", iterations)
+        return super().build_optimizer(*args, iterations=self.iterations, **words)
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -190,7 +197,7 @@ class RoadDamageTrainer(WholeTrainer):
 
     def _save(self, validated: bool) -> bool:
         """Write last.pt, and best.pt if this epoch's measures are the best."""
-        if validated or not self.args.val:
+        if validated or (not self.args.val and self.best_fitness is None):
             return bool(self.save_model())
         fitness, self.fitness = self.fitness, float("-inf")  # an unmeasured epoch is never the best
         try:
@@ -223,6 +230,7 @@ class RoadDamageTrainer(WholeTrainer):
                 self.order.from_the_beginning(found.epochs_done)
             self.seconds_before = found.seconds
             self.train_time_start -= self.seconds_before
+            self._draw_anew()
             return Place(self.start_epoch, 0, "train")
         place = state.restore(self, found.state)
         self.train_time_start -= self.seconds_before
@@ -233,17 +241,23 @@ class RoadDamageTrainer(WholeTrainer):
         if place.images >= self.images:
             following = place.epoch + 1
             resets = not self.mosaic_closed and following >= self.epochs - self.args.close_mosaic
-            self.order.after_pass(place.epoch, start, self.batch_size, resets)
+            self.order.after_pass(place.epoch, start, self.train_loader.batch_size, resets)
             if place.stage == "finished":
                 place = Place(following, 0, "train")
         else:
+            if getattr(self.train_loader.dataset, "rect", False):  # its images have one shape only within a whole batch
+                place = replace(place, images=place.images - place.images % self.batch_size)
             self.order.continue_pass(place.epoch, start, place.images)
         state.refill_mosaic_buffer(self.train_loader.dataset, found.state["mosaic_buffer"])
         state.set_random_state(found.state["rng"], self.device)
-        if self.session.seed is not None:
-            init_seeds(self.args.seed + self.session.seed, deterministic=self.args.deterministic)
+        self._draw_anew()
         found.state = None  # its tensors have been copied
         return place
+
+    def _draw_anew(self) -> None:
+        """Other random numbers than before, where those led to what is not a number."""
+        if self.session.seed is not None:
+            init_seeds(self.args.seed + self.session.seed, deterministic=self.args.deterministic)
 
 
 def _unmeasured(row: dict[str, Any]) -> dict[str, Any]:

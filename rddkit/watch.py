@@ -43,6 +43,7 @@ class Watch:
         self.batch = 0
         self.epoch_started = clock.monotonic()
         self.epochs_told = 0
+        self.ended = False
 
     def attach(self) -> None:
         names = "on_train_start on_train_epoch_start on_train_batch_end on_train_epoch_end on_fit_epoch_end"
@@ -88,9 +89,9 @@ class Watch:
 
     def on_fit_epoch_end(self, trainer: Any) -> None:
         epoch = trainer.epoch + 1
-        if epoch <= self.epochs_told or epoch > trainer.epochs or trainer.tloss is None or trainer.metrics is None:
+        if self.ended or epoch <= self.epochs_told or trainer.tloss is None or trainer.metrics is None:
             return  # it fires once more after the final evaluation; of several ranks only the first has measures
-        self.epochs_told = epoch
+        self.epochs_told, self.ended = epoch, trainer.stop
         seconds = round(clock.monotonic() - self.epoch_started, 2)
         measures = {**trainer.label_loss_items(trainer.tloss), **trainer.metrics}
         metrics = {key: float(value) for key, value in measures.items()}

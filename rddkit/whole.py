@@ -56,6 +56,13 @@ class WholeTrainer(DetectionTrainer):
         """Seconds of training so far, over all attempts."""
         return float(time.time() - self.train_time_start)
 
+    def save_metrics(self, metrics: dict[str, Any]) -> None:
+        """Append the epoch's row, and flush it: a snapshot that follows says that it is there."""
+        super().save_metrics(metrics)
+        with open(self.csv, "rb") as file:
+            durable.flush_to_drive(file.fileno())
+        durable.flush_folder(self.csv.parent)
+
     def read_results_csv(self) -> dict[str, list[float]]:
         """results.csv by column, for last.pt; Ultralytics reads it by polars, which aborts where memory is out."""
         rows = status.read_rows(Path(self.csv))

@@ -152,7 +152,7 @@ def main() -> int:
     )  # the supervisor asks for it before it ends a hanging worker
     folder, attempt, fd = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     os.set_inheritable(fd, False)
-    kept = paths.cache() not in folder.resolve().parents  # trials and self-tests train below .cache
+    kept = paths.cache().resolve() not in folder.resolve().parents  # trials and self-tests train below .cache
     offline.prepare_home(kept)  # first: it reads the user's own settings, which the next line hides
     os.environ.update(offline.environment(kept))
     run_paths = RunPaths(folder)

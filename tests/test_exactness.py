@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from workshop import REPOSITORY
 
-from rddkit.exactness import LAST_PT, WORKERS, Exactness, Loop, judge, loop_for, page
+from rddkit.exactness import ALBUMENTATIONS, LAST_PT, WORKERS, Exactness, Loop, judge, loop_for, page
 
 NOW = {"device": "cpu", "threads": 2, "cpu": "AVX2", "torch": "2.14.0", "batch": 2, "imgsz": 640, "workers": 0}
+NOW |= {"cache": False, "val": True, "numpy": "2", "albumentations": False}
 OURS = loop_for({}, [])
 
 
@@ -61,6 +62,9 @@ def test_the_same_state_in_the_same_surroundings_is_exact() -> None:
         ("torch", "2.15.0", "torch 2.14.0 -> 2.15.0"),
         ("cpu", "AVX512", "cpu AVX2 -> AVX512"),
         ("device", "mps", "device cpu -> mps"),
+        ("cache", "ram", "cache False -> ram"),
+        ("val", False, "val True -> False"),
+        ("numpy", "3", "numpy 2 -> 3"),
     ],
 )
 def test_other_surroundings_are_named(key: str, value: Any, said: str) -> None:
@@ -70,6 +74,11 @@ def test_other_surroundings_are_named(key: str, value: Any, said: str) -> None:
 def test_loader_workers_are_inexact_though_nothing_changed() -> None:
     with_workers = {**NOW, "workers": 2}
     assert judged(with_workers, with_workers) == Exactness(False, WORKERS)
+
+
+def test_albumentations_are_inexact_though_nothing_changed() -> None:
+    installed = {**NOW, "albumentations": True}
+    assert judged(installed, installed) == Exactness(False, ALBUMENTATIONS)
 
 
 @pytest.mark.parametrize("device", ["cuda:0", "mps"])

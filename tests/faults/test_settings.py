@@ -23,7 +23,7 @@ EPOCHS = 3
 @pytest.mark.parametrize(
     "settings",
     [
-        {"multi_scale": 0.5, "cache": "ram", "amp": True},
+        {"multi_scale": 0.5, "cache": "ram", "amp": True, "optimizer": "MuSGD"},
         pytest.param({"rect": True, "cache": "disk"}, marks=pytest.mark.campaign),
     ],
 )
