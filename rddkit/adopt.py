@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rddkit import config
+from rddkit import config, journal
 from rddkit.config import Config, ConfigError
 from rddkit.journal import Journal
 from rddkit.paths import RunPaths
@@ -20,15 +21,18 @@ from rddkit.paths import RunPaths
 COPIED = ("results.csv", "weights/last.pt", "weights/best.pt")
 # Written by Ultralytics into every args.yaml, and decided elsewhere here.
 LEFT_OUT = {*config.OURS, "project", "name"}
+# What may be given beside PATH: the rest makes the run what it is.
+GIVEN = {*config.ALLOWED_ON_RESUME, "data", "project", "name"}
 
 
 @dataclass(frozen=True)
 class Plain:
-    """A plain run: where it is, its settings as ours, how far it came."""
+    """A plain run: where it is, its settings as ours, how far it came, and what else to know (`; its time ...`)."""
 
     folder: Path
     config: Config
     epochs_done: int
+    told: str = ""
 
 
 def read(source: Path, overrides: Mapping[str, Any], environment: Mapping[str, str]) -> Plain:
@@ -37,6 +41,16 @@ def read(source: Path, overrides: Mapping[str, Any], environment: Mapping[str, s
     Raises ConfigError if a file is missing, if it is finished, or if its settings cannot be used here.
     """
     folder = _folder(source)
+    if RunPaths(folder).run_yaml.exists():
+        raise ConfigError(
+            f"{folder} is a run of rddkit already; continue it: rddkit train --name {folder.name} --resume"
+        )
+    given = {key: value for key, value in overrides.items() if value is not None}
+    if others := sorted(given.keys() - GIVEN):
+        raise ConfigError(
+            f"{', '.join(others)} cannot be changed in a run that is taken in: it would be another run. Leave "
+            f"it out, or start anew from its weights: rddkit train --name NEW model={folder / 'weights' / 'best.pt'}"
+        )
     last, args = folder / "weights" / "last.pt", folder / "args.yaml"
     for file in (args, last):
         if not file.is_file():
@@ -53,17 +67,18 @@ def read(source: Path, overrides: Mapping[str, Any], environment: Mapping[str, s
         for key, value in written.items()
         if key in known and key not in LEFT_OUT and value != known[key].default and value is not None
     }
-    given = {key: value for key, value in overrides.items() if value is not None}
-    own = RunPaths(folder).run_yaml.exists()
-    if own:
-        raise ConfigError(
-            f"{folder} is a run of rddkit already; continue it: rddkit train --name {folder.name} --resume"
-        )
+    told = ""
+    if settings.pop("time", None) is not None:
+        told = "; its `time` is left out: --for 9h and --until 07:00 keep hours"
+    if not isinstance(settings.get("batch", 1), int) or settings.get("batch", 1) < 1:
+        settings["batch"] = seen["batch"]  # what AutoBatch found
+    if isinstance(settings.get("imgsz"), int):
+        settings["imgsz"] = math.ceil(settings["imgsz"] / config.STRIDE) * config.STRIDE  # as Ultralytics does
     asked = config.from_settings({"name": folder.name, **settings}, given, str(args))
     if asked.folder.resolve() == folder.resolve():
         asked = config.from_settings({"name": f"{folder.name}-rddkit", **settings}, given, str(args))
     config.find_data(str(asked.args["data"]))
-    return Plain(folder, asked, seen["epochs_done"])
+    return Plain(folder, asked, seen["epochs_done"], told)
 
 
 def _folder(source: Path) -> Path:
@@ -87,6 +102,12 @@ def _look(last: Path, environment: Mapping[str, str]) -> dict[str, Any]:
         raise ConfigError(f"{last} cannot be read: {' '.join(answer.stderr.strip().splitlines()[-1:])}")
     found: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
     return found
+
+
+def source_of(there: RunPaths) -> str | None:
+    """Where the plain run in this folder was taken in from; None if it was not."""
+    imported = journal.last(journal.read_events(there.journal), "imported") if there.run_yaml.exists() else None
+    return str(imported["source"]) if imported else None
 
 
 def copy(plain: Plain, there: RunPaths) -> None:

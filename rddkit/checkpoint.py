@@ -12,7 +12,7 @@ from typing import Any
 
 
 def look(path: Path) -> dict[str, Any]:
-    """Whole epochs done (0: stripped, nothing to resume), epochs asked, the version that wrote it."""
+    """Whole epochs done (0: stripped, nothing to resume), epochs and batch asked, the version that wrote it."""
     import torch
 
     content = torch.load(path, map_location="cpu", weights_only=False)
@@ -20,6 +20,7 @@ def look(path: Path) -> dict[str, Any]:
     return {
         "epochs_done": int(content.get("epoch", -1)) + 1,
         "epochs": int(asked.get("epochs") or 0),
+        "batch": asked.get("batch"),
         "resumable": content.get("optimizer") is not None,
         "version": content.get("version"),
     }

@@ -376,6 +376,10 @@ def main() -> None:
     except (ConfigError, DatasetError, lock.Busy, FileNotFoundError) as error:
         print(f"rddkit: {error}", file=sys.stderr)
         sys.exit(USAGE_EXIT)
+    except OSError as error:  # a full or read-only disk, a drive that is gone
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"rddkit: {where}{error.strerror or error}; make room or choose project=FOLDER", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

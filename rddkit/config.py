@@ -158,6 +158,11 @@ def find_input(path: str | Path) -> Path:
 
 def check_arguments(args: Mapping[str, Any], where: str) -> None:
     """Raise ConfigError for the first argument that Ultralytics would refuse, misread or silently change."""
+    _check_types(args, where)
+    _check_ranges(args, where)
+
+
+def _check_types(args: Mapping[str, Any], where: str) -> None:
     known = known_arguments()
     for key, value in args.items():
         if key in OURS:
@@ -173,7 +178,6 @@ def check_arguments(args: Mapping[str, Any], where: str) -> None:
                 f", such as {kind.default!r}" if kind.default is not None else ""
             )
             raise ConfigError(f"{where}: {key}={value!r} is a {type(value).__name__}; {key} takes {wanted}")
-    _check_ranges(args, where)
 
 
 def _check_ranges(args: Mapping[str, Any], where: str) -> None:
@@ -210,7 +214,7 @@ def load_config(source: str | Path | None = None, overrides: Mapping[str, Any] |
 
 def from_settings(settings: Mapping[str, Any], given: Mapping[str, Any], source: str) -> Config:
     """Settings with what was given on top, checked, as a config. `source` is named in errors."""
-    check_arguments(settings, source)
+    _check_types(settings, source)  # its ranges with what was given in its place
     check_arguments(given, "given setting")
     args = {"project": "results", **settings, **given}
     _check_ranges(args, source)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,32 @@ import psutil
 
 from rddkit import clock, durable
 
+SAME_SECONDS = 0.05
+
 
 class Busy(RuntimeError):
     """Another process owns the run; the text says which."""
 
 
 def started(pid: int) -> float | None:
-    """When a process started (seconds since 1970), which tells it from a later one with its number; None if gone."""
+    """When a process started, which tells it from a later one with its number; None if it is gone.
+
+    Seconds since 1970; on Linux since the machine's start, as the kernel counts: psutil adds the clock's own idea of
+    when that was, which moves when the clock is set.
+    """
     try:
-        return float(psutil.Process(pid).create_time())
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:  # in a container nobody may ever fetch what it left
+            return None
+        return process.create_time() - (psutil.boot_time() if sys.platform.startswith("linux") else 0.0)
     except psutil.Error:
         return None
 
 
 def is_same(pid: int | None, since: float | None) -> bool:
-    """Whether the process that had this number then is alive now; a second's difference is the clock's."""
+    """Whether the process that had this number then is alive now."""
     now = started(pid) if pid else None
-    return now is not None and since is not None and abs(now - since) < 1.5
+    return now is not None and since is not None and abs(now - since) < SAME_SECONDS
 
 
 def take(path: Path, wait_seconds: float = 2.0) -> int:
@@ -45,6 +55,7 @@ def take(path: Path, wait_seconds: float = 2.0) -> int:
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(fd, 0)  # the last owner's signature: it may be exiting still, and would be taken for this one
             os.utime(fd)  # since when it is held, for who reads it before it is signed
             return fd
         except BlockingIOError:

@@ -86,6 +86,17 @@ class RunPaths:
         return self.folder / ".lock"
 
     @property
+    def starting(self) -> Path:
+        """There from a first start until run.yaml is: what lies in such a folder is only what that start put there."""
+        return self.folder / ".starting"
+
+    def is_vacant(self) -> bool:
+        """Whether a run may begin here: nothing is in the folder, or only what a start that was killed left."""
+        if not self.folder.exists() or (self.starting.exists() and not self.run_yaml.exists()):
+            return True
+        return self.folder.is_dir() and not any(self.folder.iterdir())
+
+    @property
     def fence(self) -> Path:
         return self.folder / ".fence"
 

@@ -32,13 +32,15 @@ def cpu_threads() -> tuple[int, str]:
     return min(8, max(1, cores - 1)), f"{cores} cores less one, at most 8, as Ultralytics does"
 
 
-def recognise_data(found: RunFile, asked: Config) -> None:
+def recognise_data(found: RunFile, asked: Config, keep: bool = False) -> None:
     """See that the data set is the one the run began with, wherever it lies now.
+
+    `keep`: no other place was given, so that the run's own counts where it is there.
 
     Raises ConfigError if it is not there any more, or its images, labels or class names are others.
     """
     old, new = str(found.config["data"]), str(asked.args["data"])
-    here = new if Path(new).is_file() else old
+    here = new if Path(new).is_file() and not (keep and Path(old).is_file()) else old
     if not Path(here).is_file():
         raise ConfigError(
             f"the data set of {found.name!r} is not at {old} any more. Where it is now: "
@@ -52,6 +54,20 @@ def recognise_data(found: RunFile, asked: Config) -> None:
         )
     found.config["data"] = asked.args["data"] = here
     found.dataset["path"] = here
+
+
+def recognise_weights(found: RunFile, asked: Config) -> None:
+    """Take weights of the same name for those that a run began with and that are gone, as in a moved repository."""
+    old = Path(str(found.config["model"]))
+    if old.suffix != ".pt" or old.exists():
+        return
+    try:
+        here = config.find_model(str(asked.args["model"]))
+    except ConfigError:
+        return  # a snapshot or last.pt may do without
+    if Path(here).name == old.name:
+        for settings in (found.config, found.plan, *found.failed):
+            settings["model"] = here
 
 
 def new_record(asked: Config, limits: dict[str, Any], has_weights: bool = False) -> RunFile:

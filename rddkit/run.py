@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ from rddkit.config import ConfigError
 from rddkit.fallbacks import NEXT, Known
 from rddkit.journal import Event
 from rddkit.paths import RunPaths
-from rddkit.recording import continued, new_record, recognise_data
+from rddkit.recording import continued, new_record, recognise_data, recognise_weights
 from rddkit.runfile import RunFile
 from rddkit.safety import load_safety
 from rddkit.status import EXIT_CODES, Status, read_status
@@ -27,6 +28,7 @@ from rddkit.words import describe
 
 POLL_SECONDS = 0.2
 SIGN_SECONDS = 5.0
+AT_ONCE_SECONDS = 1.2  # a supervisor takes two interrupts within a second for one
 
 
 @dataclass
@@ -61,14 +63,19 @@ class Run:
         Raises ConfigError for settings that cannot be used, or that differ from the unfinished run of that name.
         Nothing is created before `start`.
         """
+        given = {key for key, value in overrides.items() if value is not None}
         asked = config.load_config(config_file, overrides)
-        limits = load_safety(safety).model_dump()
+        return cls._created(asked, given, load_safety(safety).model_dump(), resume=resume, fresh=fresh)
+
+    @classmethod
+    def _created(cls, asked: config.Config, given: set[str], limits: dict[str, Any], resume: bool, fresh: bool) -> Run:
+        """The run of these settings by the one start rule; `given`: those that the command gave, not its file."""
         there = RunPaths(asked.folder)
         found = runfile.read(there.run_yaml) if there.run_yaml.exists() and not fresh else None
         state = read_status(there).state if found else None
-        given = {key for key, value in overrides.items() if value is not None}
         if found is not None:
-            recognise_data(found, asked)
+            recognise_weights(found, asked)
+            recognise_data(found, asked, keep=resume and "data" not in given)
             if asked.args.get("batch") == config.AUTO:  # what was chosen at the start stays
                 asked.args["batch"] = found.config["batch"]
         decision = start.decide(asked, given, there, found, state, resume=resume, fresh=fresh)
@@ -90,12 +97,16 @@ class Run:
         limits = load_safety(safety).model_dump()
         plain = adopt.read(Path(source), overrides, offline.child_environment())
         there = RunPaths(plain.config.folder)
-        if there.folder.exists() and any(there.folder.iterdir()):
+        if adopt.source_of(there) == str(plain.folder):  # the same command continues what it began
+            given = {key for key, value in overrides.items() if value is not None}
+            return cls._created(plain.config, given, limits, resume=True, fresh=False)
+        if not there.is_vacant():
             raise ConfigError(
-                f"{there.folder} is there already; continue it without --resume PATH, or choose --name NEW"
+                f"{there.folder} is there already. If it is the run to continue: rddkit train --name {there.name} "
+                "--resume; to take this one in beside it: --name NEW"
             )
         record = new_record(plain.config, limits, has_weights=True)
-        message = f"taken in: {plain.folder}, {plain.epochs_done} whole epochs; resumed inexactly this once"
+        message = f"taken in: {plain.folder}, {plain.epochs_done} whole epochs; resumed inexactly this once{plain.told}"
         return cls(there, record, start.Start("new", message), _pending=True, _adopted=plain)
 
     @classmethod
@@ -131,12 +142,17 @@ class Run:
         if self.decision.action == "set_aside":
             self._set_aside()
         self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.paths.run_yaml.exists():
+            self.paths.starting.touch()
         lock_fd = lock.take(self.paths.lock)
         try:
             if self._pending:
                 if self._adopted is not None:
                     adopt.copy(self._adopted, self.paths)
+                elif self.decision.action == "continue":
+                    self.record = self._read_again(self.record)
                 self.record.write(self.paths.run_yaml)
+                self.paths.starting.unlink(missing_ok=True)
             else:  # since it was read, a supervisor may have taken a lighter plan
                 self.record = runfile.read(self.paths.run_yaml)
             self._spawn(lock_fd, detach)
@@ -173,6 +189,13 @@ class Run:
         self.record, event = lighter.take_by_hand(self.paths, choice, limits)
         self.decision, self._pending = start.Start("continue", describe(event)), False
         return event
+
+    def _read_again(self, record: RunFile) -> RunFile:
+        """The record with the plan that run.yaml has now: a lighter one may have been taken since `create`."""
+        now = continued(runfile.read(self.paths.run_yaml), self.decision, record.safety)
+        now.config |= {key: record.config[key] for key in ("data", "model")}
+        now.plan["model"], now.dataset = record.config["model"], record.dataset
+        return now
 
     def _set_aside(self) -> None:
         if lock.is_held(self.paths.lock):
@@ -246,10 +269,11 @@ class Run:
             clock.sleep(POLL_SECONDS)  # a supervisor that is just starting signs the lock once it listens
         if not lock.is_held(self.paths.lock):
             return False
-        for _ in range(2 if twice else 1):
-            os.kill(owner["supervisor_pid"], number)
-            if twice:
-                clock.sleep(POLL_SECONDS)
+        os.kill(owner["supervisor_pid"], number)
+        if twice:
+            clock.sleep(AT_ONCE_SECONDS)
+            with contextlib.suppress(ProcessLookupError):  # it stopped meanwhile
+                os.kill(owner["supervisor_pid"], number)
         return True
 
     def evaluate(self, weights: tuple[str, ...] = ("best", "last"), test: str | Path | None = None) -> dict[str, Any]:
@@ -300,5 +324,5 @@ def _session_end(until: str | None, for_: str | None) -> str | None:
         if until:
             return clock.stamp(clock.next_time(until))
         return clock.stamp(clock.utc_now() + timedelta(seconds=clock.parse_span(for_))) if for_ else None
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ConfigError(f"the session window cannot be read: {error}; such as --until 07:00 or --for 9h") from error

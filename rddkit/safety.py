@@ -77,7 +77,7 @@ def load_safety(source: str | Path | None = None) -> Safety:
     path = config.find_input(source or DEFAULT_SAFETY)
     if source is None and not path.is_file():
         return Safety()
-    text = path.read_text(encoding="utf-8") if path.is_file() else None
+    text = path.read_bytes().decode("utf-8", "replace") if path.is_file() else None
     content: dict[str, Any] = {} if text is not None and not _has_content(text) else config.read_yaml(path)
     return validated(Safety, content, path)
 

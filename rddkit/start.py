@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from rddkit import config
@@ -43,19 +44,26 @@ def decide(
     Raises ConfigError where it refuses.
     """
     name = there.name
+    if fresh and resume:
+        raise ConfigError("--resume continues a run and --fresh sets it aside; give one of them")
     if fresh:
         return Start("set_aside" if there.folder.exists() else "new", f"the old folder of {name} is set aside")
     if found is None:
         if resume:
             raise ConfigError(f"nothing to resume: no run in {there.folder}. Start it without --resume")
-        if there.folder.exists() and any(there.folder.iterdir()):
+        if not there.is_vacant():
             raise ConfigError(
                 f"{there.folder} exists and is not a run of rddkit. Set it aside with --fresh, choose another --name, "
                 f"or take a plain Ultralytics run in: rddkit train --resume {there.folder}"
             )
         return Start("new", f"new run {name}")
     changed = config.differences(found.config, _comparable(asked, found))
-    if state == "done" and not changed:
+    if resume:  # a lighter plan may have been taken, and the settings be asked for again
+        again = {key for key in given & found.plan.keys() & config.ALLOWED_ON_RESUME if key in asked.args}
+        planned = {key: (found.plan[key], asked.args[key]) for key in again}
+        changed |= {key: pair for key, pair in planned.items() if pair[0] != pair[1]}
+    ours = {key: pair for key, pair in changed.items() if key in given} if resume else changed
+    if state == "done" and not ours:
         return Start("done", f"the run {name} is finished; another: --name NEW, or again from the start: --fresh")
     refused = {key: pair for key, pair in changed.items() if key not in config.ALLOWED_ON_RESUME or not resume}
     if resume:
@@ -68,11 +76,14 @@ def decide(
 
 def _comparable(asked: Config, found: RunFile) -> dict[str, Any]:
     """The asked settings with the model written as the run has it, whichever way it was named."""
-    args = dict(asked.args)
+    args = {**asked.args, "project": found.config.get("project")}  # it was found there; a repository may be moved
     try:
         args["model"] = config.find_model(str(args["model"]))
     except ConfigError:
         pass  # weights that were removed since; the comparison says what differs
+    old, new = Path(str(found.config["model"])), Path(str(args["model"]))
+    if old.name == new.name and not old.exists():  # moved: the run's own weights count
+        args["model"] = found.config["model"]
     return args
 
 
@@ -81,7 +92,8 @@ def _refusal(name: str, changed: dict[str, tuple[Any, Any]], state: str | None, 
     takes = sorted(key for key in changed if key in config.ALLOWED_ON_RESUME)
     ways = ["--name NEW: another run beside it", "--fresh: set the old folder aside and start again"]
     if takes and len(takes) == len(changed) and not resume and state != "done":
-        ways.insert(0, f"--resume: continue it with the new {', '.join(takes)}")
+        words = " ".join(f"{key}={changed[key][1]}" for key in takes)
+        ways.insert(0, f"--resume {words}: continue it with the new {', '.join(takes)}")
     what = "finished" if state == "done" else "unfinished"
     return f"the {what} run {name!r} has other settings:\n{lines}\nWays on:\n" + "\n".join(f"  {way}" for way in ways)
 

@@ -7,11 +7,13 @@ One process a run, in a session of its own:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import select
 import signal
 import subprocess
 import sys
+import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,10 @@ from rddkit.lighter import take, ways_on
 from rddkit.paths import RunPaths
 
 POLL_SECONDS = 1.0
+# `systemctl stop` and a shutdown signal caller, supervisor and worker at once, and the caller passes its own on: within
+# this span two interrupts are one.
+ONE_INTERRUPT_SECONDS = 1.0
+REPORT_SECONDS = 300.0
 CLOSED = {"finish": "done", "stop": "stopped", "fail": "failed"}  # progress.json's state by the last step
 
 
@@ -43,6 +49,8 @@ class Supervisor:
         self.books = Books(paths, until)
         self.journal = self.books.journal
         self.asked: str | None = None
+        self.asked_at = 0.0
+        self.session = uuid.uuid4().hex  # not the pid: in a container each supervisor may have the same
         self.interrupts: list[int] = []
         self.ended_at_once = 0
         self.life: Life | None = None
@@ -75,7 +83,11 @@ class Supervisor:
             lighter = self._next_fallback()
             step = self._decide(why, lighter)
             if step.action == "fallback" and lighter:
-                self._take(number, lighter, why)
+                try:
+                    self._take(number, lighter, why)
+                except OSError as error:  # run.yaml is as it was
+                    reason = f"no lighter plan could be written: {error}"
+                    return self._close(number, why, Step("stop", reason, exit=cause.STOPPED_EXIT))
             elif step.action != "retry":
                 return self._close(number, why, step)
             self.reseed = step.reseed
@@ -93,7 +105,7 @@ class Supervisor:
 
     def _decide(self, why: Cause, lighter: Fallback | None) -> Step:
         ended = [event for event in self.books.events() if event["event"] == "attempt_ended"]
-        since = [event for event in ended if event.get("session") == os.getpid()]
+        since = [event for event in ended if event.get("session") == self.session]
         stuck = cause.without_progress([int(event.get("progress", 0)) for event in since], self.reached_before)
         safety = self.record.safety
         return cause.next_step(why, stuck, safety["retries"], safety["backoff_seconds"], lighter is not None)
@@ -134,9 +146,11 @@ class Supervisor:
     def _report(self) -> None:
         """Write report.html in a child, so that plotting is never loaded here; a failure is said, and harms nothing."""
         command = [sys.executable, "-m", "rddkit.report", str(self.paths.folder)]
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
-        if answer.returncode != 0:
-            print(f"no report: {answer.stderr.strip()[-500:]}", file=sys.stderr, flush=True)
+        try:
+            subprocess.run(command, capture_output=True, text=True, check=True, timeout=REPORT_SECONDS)
+        except subprocess.SubprocessError as error:
+            said = (getattr(error, "stderr", None) or str(error)).strip()[-500:]
+            print(f"no report: {said}", file=sys.stderr, flush=True)
 
     def _notify(self, what: str) -> None:
         command = self.record.safety["notify"]
@@ -166,7 +180,7 @@ class Supervisor:
             told = {"exit": ending.exit, "peak_bytes": life.peak_bytes, "where": ending.phase}
         else:
             told = {"exit": None, "peak_bytes": 0}
-        progress = {"progress": self.books.reached(), "session": os.getpid()}
+        progress = {"progress": self.books.reached(), "session": self.session}
         self.journal.add("attempt_ended", number, cause=why.name, evidence=why.evidence, **told, **progress)
         return why
 
@@ -174,7 +188,8 @@ class Supervisor:
         """What may be used now: other programs come and go between two attempts."""
         budget = memory.memory_budget(self.record.safety["budget"], self.record.safety["reserve"])
         self.record.budget |= {"bytes": budget.bytes, "source": budget.source}
-        self.record.write(self.paths.run_yaml)
+        with contextlib.suppress(OSError):  # a full disk: the worker reads the budget of before
+            self.record.write(self.paths.run_yaml)
 
     def _cannot_start(self) -> Cause | None:
         """What stands in the way of an attempt, looked for before torch is started."""
@@ -275,7 +290,7 @@ class Supervisor:
                     self.life.tell("snapshot")
             elif self.asked is None:
                 self._ask_to_stop(f"asked to stop ({name})")
-            elif not self.ended_at_once:
+            elif not self.ended_at_once and clock.monotonic() - self.asked_at > ONE_INTERRUPT_SECONDS:
                 self.asked = f"ended at once (a second {name})"
                 self.ended_at_once = 128 + number
                 if self.life:
@@ -293,7 +308,7 @@ class Supervisor:
 
     def _ask_to_stop(self, why: str) -> None:
         if self.asked is None:
-            self.asked = why
+            self.asked, self.asked_at = why, clock.monotonic()
             if self.life:
                 self.life.tell("stop")
 

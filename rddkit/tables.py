@@ -89,7 +89,8 @@ class Steps:
                 return True
             return (int(cells[2]), int(cells[3])) <= (epoch, batch)
 
-        durable.edit_lines(self.path, keep)
+        with contextlib.suppress(OSError):  # a full disk: the rows stay, and are there twice
+            durable.edit_lines(self.path, keep)
 
 
 class Memory:

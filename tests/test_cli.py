@@ -11,9 +11,12 @@ import pytest
 from fabricate import fabricate_run
 
 from rddkit import cli, lock
+from rddkit.config import ConfigError
 from rddkit.journal import Journal
 from rddkit.paths import RunPaths
+from rddkit.run import _session_end
 from rddkit.runfile import RunFile
+from rddkit.safety import load_safety
 
 
 @pytest.fixture
@@ -93,6 +96,32 @@ def test_stopping_a_run_that_does_not_run_says_how_it_stands(night: RunPaths, ca
 @pytest.mark.parametrize("words", [("trian",), ("train", "--batch", "two"), ("train", "--no-such"), ("sample",)])
 def test_a_command_that_cannot_be_read_is_exit_2(call: Any, words: tuple[str, ...]) -> None:
     assert call(*words)[0] == 2
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(
+    root: Path, call: Any, make_root: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {"cuda": [], "mps": False, "torch": "", "cpu": ""}
+    monkeypatch.setattr("rddkit.recording.look_at_devices", lambda: seen)
+    make_root(root)
+    (root / "results").rmdir()
+    (root / "results").write_text("a file of that name")
+    code, _, said = call("train", "--config", "configs/tiny.yaml")
+    assert code == 1
+    assert said.startswith(f"rddkit: {root / 'results'}") and said.endswith("make room or choose project=FOLDER\n")
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("span", [{"for_": "99999999d"}, {"for_": "9"}, {"until": "25:00"}, {"until": "7"}])
+def test_a_session_window_that_is_none_is_said(span: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="the session window cannot be read: .*such as --until 07:00 or --for 9h"):
+        _session_end(span.get("until"), span.get("for_"))
+
+
+def test_a_safety_file_that_is_not_text_is_said(tmp_path: Path) -> None:
+    (tmp_path / "safety.yaml").write_bytes(b"retries: \xff\n")
+    with pytest.raises(ConfigError, match="is not readable YAML"):
+        load_safety(tmp_path / "safety.yaml")
 
 
 def test_sample_and_prepare_make_a_data_set_from_relative_folders(root: Path, call: Any) -> None:

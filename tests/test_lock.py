@@ -109,10 +109,40 @@ def test_a_later_process_with_the_same_number_is_another() -> None:
     since = lock.started(os.getpid())
     assert since is not None
     assert lock.is_same(os.getpid(), since)
-    assert lock.is_same(os.getpid(), since + 0.5), "the system's clock is not that exact"
+    assert not lock.is_same(os.getpid(), since + 0.5)
     assert not lock.is_same(os.getpid(), since - 3600)
     assert not lock.is_same(os.getpid(), None)
     assert not lock.is_same(None, since)
+
+
+def test_a_process_that_ended_and_was_not_fetched_is_gone() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    since = lock.started(child.pid)
+    assert lock.is_same(child.pid, since)
+    child.kill()
+    while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
+        clock.sleep(0.01)
+    assert not lock.is_same(child.pid, since)
+    child.wait()
+
+
+def test_the_last_owners_signature_does_not_outlive_its_lock(file: Path) -> None:
+    fd = lock.take(file)
+    lock.sign(fd, supervisor_pid=os.getpid(), supervisor_started=lock.started(os.getpid()))
+    assert lock.signature(file)
+    os.close(fd)
+    os.close(lock.take(file))
+    assert lock.signature(file) == {}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel notes the moment itself")
+def test_a_clock_that_is_set_makes_no_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    since = lock.started(os.getpid())
+    booted = psutil.boot_time()
+    for module in (psutil, psutil._pslinux):
+        monkeypatch.setattr(module, "boot_time", lambda: booted + 7200)
+    assert psutil.Process(os.getpid()).create_time() - booted > 7200
+    assert lock.is_same(os.getpid(), since)
 
 
 def test_a_process_that_is_gone_is_not_there() -> None:

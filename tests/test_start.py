@@ -70,7 +70,7 @@ def test_other_settings_are_refused_with_the_difference_and_the_ways_on(there: P
         "  batch: 2 there, 1 asked",
         "  imgsz: 640 there, 320 asked",
         "Ways on:",
-        "  --resume: continue it with the new batch, imgsz",
+        "  --resume batch=1 imgsz=320: continue it with the new batch, imgsz",
         "  --name NEW: another run beside it",
         "  --fresh: set the old folder aside and start again",
     ]
@@ -97,6 +97,45 @@ def test_allowed_changes_are_taken_with_resume(there: Path) -> None:
 def test_with_resume_only_what_was_given_counts_and_not_what_changed_in_the_file(there: Path) -> None:
     start = rule(there, {"batch": 1}, resume=True, from_file={"epochs": 9, "imgsz": 320})
     assert (start.action, start.changes) == ("continue", {"batch": 1})
+
+
+def test_a_finished_run_is_finished_whatever_the_file_says_now(there: Path) -> None:
+    assert rule(there, state="done", resume=True, from_file={"epochs": 9}).action == "done"
+
+
+def test_the_settings_that_a_lighter_plan_left_can_be_asked_for_again(there: Path) -> None:
+    run = found()
+    run.plan = {"batch": 1, "imgsz": 640}
+    assert rule(there, {"batch": 2}, resume=True, run=run).changes == {"batch": 2}
+    assert rule(there, resume=True, run=run).changes == {}, "nobody asked: the lighter plan stays"
+
+
+def test_a_moved_repository_is_no_other_run(there: Path, tmp_path: Path) -> None:
+    """Its runs were found where they lie now, and weights of the same name take the place of those that are gone."""
+    (tmp_path / "yolov8n.pt").touch()
+    run = found()
+    run.config |= {"model": "/old/place/yolov8n.pt"}
+    asked = Config({**ARGS, "model": str(tmp_path / "yolov8n.pt"), "project": "/new/place/results"}, "c.yaml")
+    start = decide(asked, set(), RunPaths(there), run, "stopped", resume=False, fresh=False)
+    assert start == Start("continue", "continuing night")
+    run.config["model"] = "/old/place/yolov8s.pt"
+    with pytest.raises(ConfigError, match="model: '/old/place/yolov8s.pt' there"):
+        decide(asked, set(), RunPaths(there), run, "stopped", resume=False, fresh=False)
+
+
+def test_resume_and_fresh_together_are_refused(there: Path) -> None:
+    with pytest.raises(ConfigError, match="--resume continues a run and --fresh sets it aside"):
+        rule(there, resume=True, fresh=True)
+
+
+def test_what_a_killed_first_start_left_is_nothing(there: Path) -> None:
+    there.mkdir()
+    for name in (".lock", ".starting", "results.csv"):
+        (there / name).touch()
+    assert rule(there, state=None) == Start("new", "new run night")
+    assert RunPaths(there).is_vacant()
+    (there / "run.yaml").touch()
+    assert not RunPaths(there).is_vacant()
 
 
 def test_a_finished_run_with_other_settings_is_refused_without_resume_as_a_way(there: Path) -> None:

@@ -290,7 +290,9 @@ def test_a_second_interrupt_ends_the_run_at_once(long: Workshop, number: signal.
     worker.suspend()  # a worker that does not come to a batch's end
     caller.send_signal(number)
     clock.sleep(0.5)
-    assert caller.poll() is None, "the first asks"
+    caller.send_signal(number)
+    clock.sleep(1.5)
+    assert caller.poll() is None and worker.is_running(), "the first asks, and one right behind it is the same"
     caller.send_signal(number)
     caller.communicate(timeout=20)
     assert caller.returncode == code
@@ -298,6 +300,22 @@ def test_a_second_interrupt_ends_the_run_at_once(long: Workshop, number: signal.
     assert read_status(long.run).state == "stopped"
     assert read_status(long.run).exit_code == code
     assert events(long.run, "run_stopped")[-1]["reason"].startswith(f"ended at once (a second {number.name})")
+
+
+@pytest.mark.faults
+def test_a_shutdown_that_signals_every_process_at_once_is_one_interrupt(long: Workshop) -> None:
+    command = [sys.executable, "-m", "rddkit.cli", "train", "--config", "configs/tiny.yaml"]
+    caller = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=long.environment)
+    started = len(events(long.run, "attempt_started"))
+    wait_for(lambda: len(events(long.run, "attempt_started")) > started)
+    now = alive(long.run)
+    for pid in (caller.pid, now.supervisor_pid, now.worker_pid):
+        os.kill(pid, signal.SIGTERM)
+    caller.communicate(timeout=30)
+    assert caller.returncode == 75
+    assert events(long.run, "run_stopped")[-1]["reason"] == "asked to stop (SIGTERM)"
+    assert events(long.run, "attempt_ended")[-1]["cause"] == "stopped"
+    assert events(long.run, "snapshot")[-1]["attempt"] == started + 1, "it left with a snapshot"
 
 
 # -- a run that crashes ------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from compare import RECIPE, plain_run
 from workshop import TINY, Workshop, events, one_row_per_epoch, wait_for
 
@@ -53,25 +54,39 @@ def test_a_plain_run_killed_in_epoch_3_is_taken_in_and_finishes(
     wait_for(in_epoch_3, 120, 0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    # As it would be had it begun from weights that are not here, with AutoBatch, and within hours.
+    args = yaml.safe_load((there / "args.yaml").read_text())
+    odd = {"model": "yolov8n.pt", "batch": -1, "time": 9, "imgsz": args["imgsz"] - 1}
+    (there / "args.yaml").write_text(yaml.safe_dump(args | odd))
     before, first = content(there), read_rows(row)[:2]
     assert len(read_rows(row)) < EPOCHS
 
-    answer = shop.cli("train", "--resume", str(last))
+    refused = shop.cli("train", "--resume", str(last), "epochs=9", "model=yolo11n.yaml")
+    assert refused.returncode == 2 and "epochs, model cannot be changed in a run that is taken in" in refused.stderr
+
+    (shop.root / "configs" / "safety.yaml").write_text("snapshot_seconds: 0.1\nestimate: false\npredictions: false\n")
+    answer = shop.cli("train", "--resume", str(last), RDDKIT_KILL="1:batch@3,2:batch@3")
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert f"taken in: {there}" in answer.stdout and "inexactly this once" in answer.stdout
+    assert f"taken in: {there}" in answer.stdout and "inexactly this once; its `time` is left out" in answer.stdout
     assert content(there) == before, "the original is untouched"
     run = RunPaths(shop.root / "results" / "thesis")
     one_row_per_epoch(run, EPOCHS)
     assert read_rows(run.results_csv)[:2] == first, "the rows of the epochs that plain yolo trained are kept"
     (imported,) = events(run, "imported")
-    (resumed,) = events(run, "resumed")
+    resumed, *later = events(run, "resumed")
+    assert [event["exact"] for event in later] == [True, True], "from snapshots, which need no weights to begin from"
     assert imported["source"] == str(there) and imported["epochs"] >= 2
     assert (resumed["epoch"], resumed["exact"]) == (imported["epochs"] + 1, False)
     assert "last.pt" in resumed["reason"]
 
     again = shop.cli("train", "--resume", str(there))
-    assert again.returncode == 2
-    assert f"{run.folder} is there already" in again.stderr and "--name NEW" in again.stderr
+    assert again.returncode == 0 and "the run thesis is finished" in again.stdout, "the same command continues"
+    own = shop.cli("train", "--resume", str(run.folder))
+    assert own.returncode == 2 and "continue it: rddkit train --name thesis --resume" in own.stderr
+    other = shutil.copytree(there, shop.root / "elsewhere" / "thesis")
+    taken = shop.cli("train", "--resume", str(other))
+    assert taken.returncode == 2
+    assert f"{run.folder} is there already" in taken.stderr and "--name NEW" in taken.stderr
 
 
 def test_what_cannot_be_taken_in_says_why_and_what_to_type(

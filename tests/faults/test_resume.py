@@ -27,6 +27,7 @@ from compare import (
 from workshop import TINY, Workshop, alive, events, one_row_per_epoch, wait_for
 
 from rddkit import clock, dataset, runfile
+from rddkit.config import ConfigError
 from rddkit.run import Run
 from rddkit.snapshot import Store
 from rddkit.status import read_progress, read_status
@@ -88,6 +89,9 @@ def test_rows_of_epochs_to_come_and_torn_ones_are_forgotten(tmp_path: Path) -> N
     results.write_bytes(b"epoch,time,loss\n1,10.5,\xff\n2,20.5,2\n3,31.0,2\n1")
     assert forget_rows_after(results, epochs_done=2) == 20.5
     assert results.read_bytes() == b"epoch,time,loss\n1,10.5,\xff\n2,20.5,2\n"
+    results.write_bytes(b"epo")  # a full disk: its header is only written into a new file
+    assert forget_rows_after(results, epochs_done=0) == 0.0
+    assert not results.exists()
 
 
 # -- stopped -----------------------------------------------------------------------------------------------------------
@@ -277,6 +281,49 @@ def test_another_data_set_is_refused_by_its_name(unfinished: Path, root: Path, r
     assert "is not the data set that 'tiny' began with" in refused(root, run_cli, "--resume")
 
 
+def test_a_run_of_another_config_is_continued_on_its_own_data_unless_another_is_given(
+    unfinished: Path, root: Path
+) -> None:
+    """`rddkit train --name NAME --resume` is what rddkit prints; it reads the default config."""
+    other = shutil.copytree(unfinished.parent, root / "other data") / unfinished.name
+    other.write_text(other.read_text().replace(str(unfinished.parent), str(other.parent)))
+    label = next(file for file in sorted((other.parent / "labels").rglob("*.txt")) if file.read_text().strip())
+    label.write_text("3 0.5 0.5 0.1 0.1\n")
+    settings = yaml.safe_load((root / "configs" / "tiny.yaml").read_text())
+    default = root / "configs" / "default.yaml"
+    default.write_text(yaml.safe_dump({**settings, "data": str(other), "epochs": 200, "name": "default"}))
+    run = Run.create(default, resume=True, name="tiny")
+    assert run.record is not None
+    assert (run.record.config["data"], run.record.config["epochs"]) == (str(unfinished), EPOCHS)
+    with pytest.raises(ConfigError, match="is not the data set that 'tiny' began with"):
+        Run.create(default, resume=True, name="tiny", data=str(other))
+
+
+def test_weights_of_a_moved_repository_are_found_by_their_name(unfinished: Path, root: Path) -> None:
+    paths = Run.open(root / "results" / "tiny").paths
+    (root / "yolov8n.pt").touch()
+    plan = runfile.read(paths.run_yaml).plan
+    settings = {**runfile.read(paths.run_yaml).config, "model": "/old/place/yolov8n.pt"}
+    run_yaml(paths, config=settings, plan={**plan, "model": "/old/place/yolov8n.pt"})
+    file = root / "configs" / "tiny.yaml"
+    file.write_text(
+        yaml.safe_dump({**yaml.safe_load(file.read_text()), "model": "yolov8n.pt", "data": str(unfinished)})
+    )
+    run = Run.create(file)
+    assert run.decision.action == "continue" and run.record is not None
+    for told in (run.record.config, run.record.plan, run._read_again(run.record).plan):
+        assert told["model"] == str(root / "yolov8n.pt")
+
+
+def test_a_lighter_plan_that_was_taken_meanwhile_stays(unfinished: Path, root: Path) -> None:
+    run = Run.create(root / "configs" / "tiny.yaml", resume=True, imgsz=96)
+    lighter = {**runfile.read(run.paths.run_yaml).plan, "batch": 1}
+    run_yaml(run.paths, plan=lighter, failed=[{"batch": 2}])
+    assert run.record is not None
+    now = run._read_again(run.record)
+    assert (now.plan["batch"], now.plan["imgsz"], now.failed) == (1, 96, [{"batch": 2}])
+
+
 @pytest.mark.parametrize(
     ("word", "said"),
     [
@@ -291,7 +338,6 @@ def test_another_model_schedule_seed_or_class_list_is_refused_naming_the_differe
     unfinished: Path, root: Path, monkeypatch: pytest.MonkeyPatch, word: str, said: str
 ) -> None:
     from rddkit import config
-    from rddkit.config import ConfigError
 
     for resume in (False, True):
         with pytest.raises(ConfigError) as error:

@@ -18,9 +18,10 @@ import pytest
 import torch
 from compare import RECIPE, Attempts
 from damage import flip_a_bit, truncate, zero
-from workshop import Workshop, events, one_row_per_epoch
+from workshop import Workshop, events, one_row_per_epoch, wait_for
 
 from rddkit import clock, faults
+from rddkit.run import Run
 from rddkit.snapshot import KEEP, Store
 
 pytestmark = pytest.mark.faults
@@ -221,6 +222,31 @@ def test_training_goes_on_where_the_disk_takes_no_more_snapshots(attempts: Calla
         assert failed[0]["error"].endswith("the older ones stay; training goes on")
         assert (failed[0]["epoch"], failed[0]["batches"]) == (1, 6)
     one_row_per_epoch(one.paths, 2)
+
+
+def test_a_kill_on_a_full_disk_is_followed_by_a_resume_or_a_stop_and_never_by_silence(
+    workshop: Callable[..., Workshop],
+) -> None:
+    shop = workshop("brimful", **{**RECIPE, "epochs": 40})
+    limits = "snapshot_seconds: 1.0\nestimate: false\npredictions: false\nbackoff_seconds: 0.0\ndisk_reserve: 0\n"
+    (shop.root / "configs" / "safety.yaml").write_text(limits)
+    with small_disk(shop.root / "results", "200m") as disk:
+        assert shop.train("--detach").returncode == 0
+        wait_for(lambda: events(shop.run, "snapshot"))
+        ballast = filled(disk)
+        os.kill(events(shop.run, "attempt_started")[-1]["worker_pid"], signal.SIGKILL)
+        clock.sleep(3.0)
+        ballast.unlink()
+        run = Run.open(shop.run.folder)
+        wait_for(lambda: events(shop.run, "resumed") or not run.is_alive())
+        run.stop()
+        run.wait(timeout=60)
+        now = run.status()
+        assert (now.state, now.exit_code) in (("stopped", STOPPED), ("failed", 1)), now.sentence
+        assert "without a last word" not in now.sentence
+        assert shop.train("--detach").returncode == 0
+        assert run.stop(at_once=True)
+        assert run.wait(timeout=30) == 143
 
 
 def test_a_disk_that_is_nearly_full_stops_the_run_resumably_and_says_so(workshop: Callable[..., Workshop]) -> None:
