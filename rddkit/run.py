@@ -28,7 +28,6 @@ from rddkit.words import describe
 
 POLL_SECONDS = 0.2
 SIGN_SECONDS = 5.0
-AT_ONCE_SECONDS = 1.2  # a supervisor takes two interrupts within a second for one
 
 
 @dataclass
@@ -269,9 +268,11 @@ class Run:
             clock.sleep(POLL_SECONDS)  # a supervisor that is just starting signs the lock once it listens
         if not lock.is_held(self.paths.lock):
             return False
-        os.kill(owner["supervisor_pid"], number)
+        # A supervisor takes two of the same signal within a second for one.
+        first = signal.SIGINT if number == signal.SIGTERM else signal.SIGTERM
+        os.kill(owner["supervisor_pid"], first if twice else number)
         if twice:
-            clock.sleep(AT_ONCE_SECONDS)
+            clock.sleep(POLL_SECONDS)
             with contextlib.suppress(ProcessLookupError):  # it stopped meanwhile
                 os.kill(owner["supervisor_pid"], number)
         return True

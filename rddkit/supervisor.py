@@ -31,7 +31,7 @@ from rddkit.paths import RunPaths
 
 POLL_SECONDS = 1.0
 # `systemctl stop` and a shutdown signal caller, supervisor and worker at once, and the caller passes its own on: within
-# this span two interrupts are one.
+# this span two of the same signal are one.
 ONE_INTERRUPT_SECONDS = 1.0
 REPORT_SECONDS = 300.0
 CLOSED = {"finish": "done", "stop": "stopped", "fail": "failed"}  # progress.json's state by the last step
@@ -50,6 +50,7 @@ class Supervisor:
         self.journal = self.books.journal
         self.asked: str | None = None
         self.asked_at = 0.0
+        self.asked_by: int | None = None  # the signal, if it was one
         self.session = uuid.uuid4().hex  # not the pid: in a container each supervisor may have the same
         self.interrupts: list[int] = []
         self.ended_at_once = 0
@@ -289,8 +290,11 @@ class Supervisor:
                 if self.life:
                     self.life.tell("snapshot")
             elif self.asked is None:
+                self.asked_by = number
                 self._ask_to_stop(f"asked to stop ({name})")
-            elif not self.ended_at_once and clock.monotonic() - self.asked_at > ONE_INTERRUPT_SECONDS:
+            elif self.asked_by in (None, number) and clock.monotonic() - self.asked_at < ONE_INTERRUPT_SECONDS:
+                continue
+            elif not self.ended_at_once:
                 self.asked = f"ended at once (a second {name})"
                 self.ended_at_once = 128 + number
                 if self.life:
