@@ -216,16 +216,15 @@ def train(paths: RunPaths, record: RunFile, attempt: int, talk: Talk, orders: Or
         print(text)
     overrides = arguments(paths, record)
     epochs = overrides.get("epochs") or known_arguments()["epochs"].default
+    if writes and found.epochs_done > 0:
+        mend_best(paths.last, paths.best)
     if not 0 <= found.epochs_done < epochs:  # training is over; only the report is missing
         if writes and found.epochs_done > 0:
-            mend_best(paths.last, paths.best)
             for weights in (paths.last, paths.best):
                 strip(weights)
         return True
     if found.state is None and found.epochs_done:
         overrides["resume"] = str(paths.last)
-        if writes:
-            mend_best(paths.last, paths.best)
     if found.state and str(overrides["model"]).endswith(".pt") and not Path(overrides["model"]).exists():
         overrides["model"] = str(paths.last)  # what the run began with is gone, or was never here: a taken-in run
     place = found.state["place"] if found.state else None

@@ -65,9 +65,7 @@ def decide(
     ours = {key: pair for key, pair in changed.items() if key in given} if resume else changed
     if state == "done" and not ours:
         return Start("done", f"the run {name} is finished; another: --name NEW, or again from the start: --fresh")
-    refused = {key: pair for key, pair in changed.items() if key not in config.ALLOWED_ON_RESUME or not resume}
-    if resume:
-        refused = {key: pair for key, pair in refused.items() if key in given}
+    refused = {key: pair for key, pair in ours.items() if key not in config.ALLOWED_ON_RESUME or not resume}
     if not refused and state != "done":
         changes = {key: new for key, (_, new) in changed.items() if key in config.ALLOWED_ON_RESUME and key in given}
         return Start("continue", f"continuing {name}", changes if resume else {})
