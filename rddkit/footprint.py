@@ -8,10 +8,12 @@ as long as the trace. torch's own MemTracker stops at YOLO's frozen `dfl` convol
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from rddkit import checkpointing
 from rddkit.traits import FAMILIES, TABLE, Polynomial, Traits
 
 # An image count that no channel count is a multiple of: what grows with the batch is told by its first dimension.
@@ -128,14 +131,28 @@ def examine(name: str, classes: int) -> Traits:
     source = load_checkpoint(name)[0].yaml if name.endswith(".pt") else name
     model = DetectionModel(source, nc=classes, verbose=False)
     pretence = Pretence(model)
-    attends = any("att" in type(part).__name__.lower() for part in model.modules())
-    steps = [pretence.train(size) for size in (SIZES if attends else SIZES[:1])]
+    modules = list(model.modules())
+    sizes = SIZES if any("att" in type(part).__name__.lower() for part in modules) else SIZES[:1]
+    steps = [pretence.train(size) for size in sizes]
     forward = polynomial(pretence.validate(SIZES[0]))  # at its peak, early, there is no attention
     held, backward = (polynomial(*(step[which] for step in steps)) for which in (0, 1))
     state = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     trained = sum(weight.numel() * 4 for name, weight in model.named_parameters() if ".dfl" not in name)
     anchors = sum(1 / float(stride) ** 2 for stride in model.stride)
-    return Traits(Path(name).stem, classes, state, trained, anchors, held, backward, forward)
+    norms, layers = (forgetful(source, classes, kind, sizes) for kind in ("norms", "layers"))
+    return Traits(
+        Path(name).stem, classes, state, trained, anchors, held, backward, forward, norms, layers, len(modules)
+    )
+
+
+def forgetful(source: Any, classes: int, kind: str, sizes: Sequence[int]) -> Polynomial:
+    """What a step holds at most with a kind of checkpointing."""
+    from ultralytics.nn.tasks import DetectionModel
+
+    model = DetectionModel(copy.deepcopy(source), nc=classes, verbose=False)
+    checkpointing.attach(model, kind)
+    pretence = Pretence(model)
+    return polynomial(*(pretence.train(size)[1] for size in sizes))
 
 
 def main(words: list[str]) -> None:

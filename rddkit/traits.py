@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 TABLE = Path(__file__).with_name("traits.json")
+CURVES = ("held", "backward", "forward", "norms", "layers")
 FAMILIES = [f"yolov8{size}" for size in "nsm"] + [f"yolo11{size}" for size in "nsm"]
 FAMILIES += [f"yolo26{size}" for size in "nsm"] + [f"yolov5{size}u" for size in "nsm"]
 FAMILIES += [f"yolov9{size}" for size in "ts"] + [f"yolov10{size}" for size in "nsm"]
+FAMILIES += [f"yolo12{size}" for size in "nsml"] + ["yolov8l", "yolo11l", "yolo26l", "yolov5lu"]
+FAMILIES += ["yolov9m", "yolov9c", "yolov10b", "yolov10l"]
 
 
 class Polynomial(NamedTuple):
@@ -39,8 +42,8 @@ class Traits:
     """What of a model decides memory; sizes in bytes.
 
     `state`: weights and buffers. `trained`: weights that get a gradient. `anchors`: predictions a pixel. `held`: what
-    the forward pass of training leaves for the backward pass; `backward`: the most until that is over; `forward`: the
-    most in a validation's forward pass.
+    the forward pass of training leaves for the backward pass; `backward`: the most until that is over, and `norms` and
+    `layers` with that kind of checkpointing; `forward`: the most in a validation's forward pass. `modules`: how many.
     """
 
     model: str
@@ -51,6 +54,13 @@ class Traits:
     held: Polynomial
     backward: Polynomial
     forward: Polynomial
+    norms: Polynomial
+    layers: Polynomial
+    modules: int
+
+    def step(self, checkpointing: Any) -> Polynomial:
+        """The most that a training step holds, by the plan's `checkpointing`."""
+        return {"norms": self.norms, "layers": self.layers}.get(str(checkpointing), self.backward)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -58,7 +68,7 @@ class Traits:
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Traits:
         """From what `as_dict` gave. Raises TypeError or KeyError for anything else."""
-        curves = {key: Polynomial(*content[key]) for key in ("held", "backward", "forward")}
+        curves = {key: Polynomial(*content[key]) for key in CURVES}
         return cls(**{**content, **curves})
 
 
