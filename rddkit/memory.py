@@ -76,6 +76,11 @@ def charged(status: dict[str, int]) -> Reading:
     return GONE
 
 
+def peak_words(peak: float, resident: float | None) -> str:
+    """`812 MB (1.1 GB resident, as top shows it)`; the peak alone where the resident size was not noted."""
+    return human(peak) + (f" ({human(resident)} resident, as top shows it)" if resident else "")
+
+
 def process(pid: int) -> Reading:
     """What one process holds, in charged bytes; 0 for a process that is gone. On Linux one read of a small file."""
     if sys.platform.startswith("linux"):
@@ -199,10 +204,18 @@ def swap_used() -> Reading:
         return Reading(0, f"swap unknown: {error}")
 
 
-def reserve(share: float = 0.06, least: int = 256 * MIB, most: int = 2 * GIB) -> Reading:
-    """What is left to the system: a share of what there is, within bounds. A cgroup has no system in it: a quarter."""
+def reserve(share: float = 0.06, least: int = 256 * MIB, inside: int = 32 * MIB, most: int = 2 * GIB) -> Reading:
+    """What is left to the system: a share of what there is, within bounds.
+
+    Args:
+        share: of the machine's memory, or of a container's limit.
+        least: bytes on a machine.
+        inside: the least in a container. It has no system in it; what is kept there is for the supervisor and its
+            caller, for the kernel, and for the code that the worker runs, which can be reclaimed and is read again.
+        most: bytes anywhere.
+    """
     whole = total()
-    least = least // 4 if whole.source != MACHINE else least
+    least = inside if whole.source != MACHINE else least
     kept = int(min(max(whole.bytes * share, least), most))
     return Reading(kept, f"{share:.0%} of {human(whole.bytes)}, at least {human(least)}, at most {human(most)}")
 
