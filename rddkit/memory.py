@@ -172,8 +172,8 @@ class Container:
 
     def __str__(self) -> str:
         return (
-            f"limit {human(self.limit)}, charged {human(self.charged)}, reclaimable {human(self.reclaimable)}, "
-            f"free {human(self.free)} ({self.source})"
+            f"limit {human(self.limit)}, charged {human(self.charged)}, "
+            f"reclaimable {human(self.reclaimable)}, free {human(self.free)}"
         )
 
 
@@ -233,8 +233,7 @@ def memory_budget(asked: int | str = "auto", keep: int | str | None = None, own:
     free, inside = available(), container()
     where = f"{free.source} now"
     if inside is not None:
-        bound = inside.source == free.source
-        where = f"free in the container now: {inside}" if bound else f"{where}, and in the container: {inside}"
+        where += f": {inside}" if inside.source == free.source else f"; {inside.source}: {inside}"
     kept = reserve().bytes if keep is None or keep == "auto" else int(keep)
     return Reading(max(0, free.bytes + own - kept), f"{where}, less {human(kept)} kept free")
 

@@ -181,12 +181,12 @@ def test_the_budget_in_a_container_says_its_limit_and_what_it_is_full_of(monkeyp
     monkeypatch.setattr(memory, "total", lambda system=None: Reading(600 * MIB, "/cg/memory.max"))
     monkeypatch.setattr(memory, "available", lambda system=None: Reading(480 * MIB, "/cg/memory.max"))
     monkeypatch.setattr(memory, "container", lambda system=None: INSIDE)
-    inside = "limit 600 MB, charged 120 MB, reclaimable 80 MB, free 480 MB (/cg/memory.max)"
+    inside = "limit 600 MB, charged 120 MB, reclaimable 80 MB, free 480 MB"
     kept = memory.reserve().bytes
-    told = f"free in the container now: {inside}, less {memory.human(kept)} kept free"
+    told = f"/cg/memory.max now: {inside}, less {memory.human(kept)} kept free"
     assert memory_budget() == Reading(480 * MIB - kept, told)
     monkeypatch.setattr(memory, "available", lambda system=None: Reading(90 * MIB, "available on the machine"))
-    assert memory_budget(keep=0).source.startswith(f"available on the machine now, and in the container: {inside}, ")
+    assert memory_budget(keep=0).source.startswith(f"available on the machine now; /cg/memory.max: {inside}, ")
 
 
 def test_the_budget_counts_what_the_run_holds_already_as_its_own(machine: None) -> None:
