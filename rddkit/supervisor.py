@@ -178,7 +178,8 @@ class Supervisor:
             life.watch([self.woken, *([] if self.caller_fd is None else [self.caller_fd])], self._attend)
             ending = life.ending(self.asked)
             why = cause.name_cause(ending)
-            told = {"exit": ending.exit, "peak_bytes": life.peak_bytes, "where": ending.phase}
+            held = {"peak_bytes": life.peak_bytes, "peak_resident_bytes": life.peak_resident_bytes}
+            told = {"exit": ending.exit, **held, "where": ending.phase}
         else:
             told = {"exit": None, "peak_bytes": 0}
         progress = {"progress": self.books.reached(), "session": self.session}

@@ -8,7 +8,7 @@ from typing import Any
 
 from rddkit import clock
 from rddkit.journal import Event
-from rddkit.memory import human
+from rddkit.memory import human, peak_words
 
 CAUSES = {
     "done": "all epochs are done",
@@ -159,7 +159,7 @@ def _cache_cleared(event: Event) -> str:
 def _attempt_ended(event: Event) -> str:
     evidence = f" ({str(event['evidence']).strip()})" if event.get("evidence") else ""
     peak = _number(event.get("peak_bytes"))
-    memory = f"; peak memory {human(peak)}" if peak else ""
+    memory = f"; peak memory {peak_words(peak, _number(event.get('peak_resident_bytes')))}" if peak else ""
     return f"Attempt {event.get('attempt', '?')} ended: {cause(event.get('cause'))}{evidence}{memory}"
 
 

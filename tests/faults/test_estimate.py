@@ -88,3 +88,5 @@ def test_in_a_small_memory_cgroup_doctor_and_budget_say_its_limit_and_name_the_f
     assert budget[0] < 2 << 30 and limit_file in budget[1]
     limit, free = (next(line for line in shown.splitlines() if name in line) for name in ("memory limit", "budget"))
     assert "2.0 GB" in limit and limit_file in limit and limit_file in free
+    assert "limit 2.0 GB, charged " in budget[1] and "reclaimable " in budget[1] and "free " in budget[1]
+    assert all(f"container {name}" in shown for name in ("limit", "charged", "reclaimable", "free"))
