@@ -223,9 +223,10 @@ class Supervisor:
             print(f"no estimate: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             return None
         found = choice.choose(self.known, plan, self._ladder())
-        told = {key: found.told[key] for key in ("estimate", "safe_bound", "fits", "calibrated", "seconds_per_epoch")}
+        keys = ("estimate", "safe_bound", "fits", "may_fit", "calibrated", "seconds_per_epoch")
+        told = {key: found.told[key] for key in keys}
         self.journal.add("estimated", number, **told, budget=found.told["budget"], reason=found.reason)
-        if not found.fits:
+        if not found.takes:
             reason = f"{found.reason}; no plan fits"
             return self._close(number, Cause("oom", reason), Step("fail", reason, exit=cause.NO_PLAN_EXIT))
         if found.fallback:

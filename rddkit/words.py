@@ -202,7 +202,7 @@ def _estimated(event: Event) -> str:
     bound, budget = _number(event.get("safe_bound")), _number(event.get("budget"))
     if bound is None or budget is None:
         return _told("Estimated")(event)
-    fits = "" if event.get("fits") else ", which does not fit"
+    fits = "" if event.get("fits") else f", which {'may' if event.get('may_fit') else 'does'} not fit"
     how = "tried out here" if event.get("calibrated") else "not tried out here"
     each = f"; {_span(event['seconds_per_epoch'])} an epoch" if event.get("seconds_per_epoch") else ""
     return f"Estimated ({how}): needs up to {human(bound)} of {human(budget)}{fits}{each}{_because(event)}"
