@@ -27,12 +27,14 @@ MESSAGES: tuple[tuple[str, str], ...] = (
     ("unable to mmap", "torch's file reader"),
 )
 
-# Environment of the worker by the plan's `allocator`; benchmarks/lean.py has the figures. glibc gives a freed block of
-# at least the threshold back to the system at once, instead of keeping the gaps of one step for the next;
-# huge pages (glibc 2.35; others pass it over) make memory that is asked for anew cheaper.
+# Environment of the worker by the plan's `allocator`; benchmarks/lean.py and benchmarks/peak.py have the figures. glibc
+# gives a freed block of at least the threshold back to the system at once, instead of keeping the gaps of one step for
+# the next: the lower it is, the less memory and the more time. Huge pages (glibc 2.35; others pass it over) make memory
+# that is asked for anew cheaper.
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 SETTINGS: dict[str, dict[str, str]] = {
-    "default": {},
-    "lean": {"MALLOC_MMAP_THRESHOLD_": "8388608", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
+    "default": {"MALLOC_MMAP_THRESHOLD_": str(3 << 20), **HUGE_PAGES},
+    "lean": {"MALLOC_MMAP_THRESHOLD_": str(2 << 20), **HUGE_PAGES},
 }
 
 

@@ -18,7 +18,7 @@ from ultralytics.data.base import BaseDataset
 from ultralytics.data.build import InfiniteDataLoader, _RepeatSampler
 from ultralytics.engine.trainer import BaseTrainer
 
-from rddkit import caps, checkpointing, clock, ddp, durable, faults, memory, status, tables
+from rddkit import caps, checkpointing, clock, ddp, durable, faults, memory, status, tables, unused
 from rddkit.config import known_arguments
 from rddkit.exactness import Exactness, judge, loop_for
 from rddkit.paths import RunPaths
@@ -35,6 +35,7 @@ MIRRORED: dict[str, Any] = {
     "BaseTrainer.final_eval": BaseTrainer.final_eval,
     "BaseTrainer._setup_train": BaseTrainer._setup_train,
     "BaseTrainer._close_dataloader_mosaic": BaseTrainer._close_dataloader_mosaic,
+    "BaseTrainer.save_model": BaseTrainer.save_model,
     "InfiniteDataLoader": InfiniteDataLoader,
     "_RepeatSampler": _RepeatSampler,
     "BaseDataset.load_image": BaseDataset.load_image,
@@ -44,6 +45,7 @@ SOURCES = {
     "BaseTrainer.final_eval": "398e74e935f34789",
     "BaseTrainer._setup_train": "aecd0c111afe4314",
     "BaseTrainer._close_dataloader_mosaic": "ee5b6df05c4167d6",
+    "BaseTrainer.save_model": "47f61ede98e6f12b",
     "InfiniteDataLoader": "7b232ee7c2d3e888",
     "_RepeatSampler": "2582f0c6ead5b2f2",
     "BaseDataset.load_image": "088d1a203d122cdd",
@@ -149,7 +151,7 @@ def mend_best(last: Path, best: Path) -> None:
     """Make best.pt of last.pt where that is the best epoch: a kill may have come between Ultralytics' two writes."""
     content = torch.load(last, map_location="cpu", weights_only=False)
     if (content.get("train_metrics") or {}).get("fitness") == content.get("best_fitness"):
-        durable.write(best, last.read_bytes())
+        durable.copy(last, best)
 
 
 class KeepingStore(Store):
@@ -203,6 +205,7 @@ def train(paths: RunPaths, record: RunFile, attempt: int, talk: Talk, orders: Or
     if record.safety["cap"]:
         print(caps.on_device(device, None if record.safety["budget"] == "auto" else record.budget["bytes"]))
     quiet_bars()
+    unused.give_back()
     fix_threads(max(1, record.threads // ranks))
     loop = loop_for(arguments(paths, record), changed_sources())
     exact_loop = loop.exact

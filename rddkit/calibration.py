@@ -29,7 +29,10 @@ from rddkit.runfile import RunFile
 # The first epoch is not timed, as a process's first step and validation are slow.
 STEPS, EPOCHS, VAL_IMAGES = 3, 3, 8
 TRIAL_SECONDS = 900.0
-POLL_SECONDS = 0.05
+ASK_SECONDS = 0.05
+# A step's peak lasts some 10 ms and nothing keeps it for a later look, as ru_maxrss does the resident set's. One look
+# is a read of some 30 us.
+LOOK_SECONDS = 0.005
 # A trial that memory ended held at least this share of the budget; below it something else than its plan ran out.
 CREDIBLE = 0.6
 Go = Callable[[], bool]
@@ -44,8 +47,8 @@ class Trial:
     """What one throw-away worker showed. `died`: why it ended too early, None if it did not; then its peak is a floor.
 
     `too_big`: it died because its plan does not fit the budget, which is a verdict on all plans that contain it.
-    `peak`: bytes it held at most; `device_peak`: on its GPU. `step_seconds`, `val_seconds`, `save_seconds`: of a step,
-    of a validated image, and of all else in an epoch: its loader's start, and saving.
+    `peak`: charged bytes it held at most; `device_peak`: on its GPU. `step_seconds`, `val_seconds`, `save_seconds`: of
+    a step, of a validated image, and of all else in an epoch: its loader's start, and saving.
     """
 
     plan: dict[str, Any]
@@ -163,7 +166,7 @@ def _watched(record: RunFile, there: RunPaths, go_on: Go) -> Trial:
             env={**os.environ, **environment(record)},
         )
     os.close(theirs)
-    heard, peak, deadline = _Clock(), 0, clock.monotonic() + TRIAL_SECONDS
+    heard, peak, asked, deadline = _Clock(), 0, -math.inf, clock.monotonic() + TRIAL_SECONDS
     kills = cgroup.kills()
     try:
         for line in _lines(ours):
@@ -171,16 +174,20 @@ def _watched(record: RunFile, there: RunPaths, go_on: Go) -> Trial:
                 with contextlib.suppress(ValueError, KeyError):  # a library may write to the descriptor by mistake
                     heard.hear(json.loads(line))
             peak = max(peak, memory.process(child.pid).bytes)
-            if not go_on():
-                raise Stopped("the calibration was ended")
-            if clock.monotonic() > deadline or heard.ended:
+            now = clock.monotonic()
+            if now - asked > ASK_SECONDS:
+                asked = now
+                if not go_on():
+                    raise Stopped("the calibration was ended")
+            if now > deadline or heard.ended:
                 break
     finally:
         os.close(ours)
         if not heard.ended:
             child.kill()
-        used = _wait(child)
-    peak = max(peak, used)
+        if child.stdin:
+            child.stdin.close()
+        child.wait()
     died = None
     if child.returncode != 0:
         said = log.read_text(errors="replace").strip()[-300:]
@@ -206,18 +213,9 @@ def _lines(fd: int) -> Iterator[bytes]:
     """The lines that come through a pipe until its end; an empty one where none has come for a moment."""
     buffer = b""
     while True:
-        ready, _, _ = select.select([fd], [], [], POLL_SECONDS)
+        ready, _, _ = select.select([fd], [], [], LOOK_SECONDS)
         block = os.read(fd, 1 << 16) if ready else None
         if block == b"":
             return
         *lines, buffer = (buffer + (block or b"")).split(b"\n")
         yield from lines or [b""]
-
-
-def _wait(child: subprocess.Popen[bytes]) -> int:
-    """Wait for a child's end; the most that was resident of it (ru_maxrss: KiB on Linux, bytes on macOS)."""
-    if child.stdin:
-        child.stdin.close()
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)

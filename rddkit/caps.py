@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from typing import NamedTuple
 
@@ -53,23 +54,15 @@ def cuda_fraction(budget: int | None, free: int, total: int) -> float:
 def data_limit(mapped: int, held: int, budget: int) -> int:
     """RLIMIT_DATA that lets a process grow until it holds `budget`.
 
+    The limit counts private writable mappings alone. What a process holds beside them, shared memory and page tables,
+    takes from the budget as much as they do, so that it lessens what they may still grow by.
+
     Args:
-        mapped: its private writable memory now, touched or not (VmData).
-        held: what of it is resident now (RssAnon).
-        budget: what it may hold.
+        mapped: its private writable memory now, touched or not (`memory.mapped`).
+        held: what it holds now, in charged bytes (`memory.process`).
+        budget: what it may hold, in charged bytes.
     """
     return mapped + max(0, budget - held)
-
-
-def own_numbers() -> tuple[int, int]:
-    """This process's VmData and RssAnon in bytes (Linux, proc(5))."""
-    found = {}
-    with open("/proc/self/status", encoding="ascii") as file:
-        for line in file:
-            name, _, value = line.partition(":")
-            if name in ("VmData", "RssAnon"):
-                found[name] = int(value.split()[0]) * 1024
-    return found.get("VmData", 0), found.get("RssAnon", 0)
 
 
 def before_torch(budget: int, wanted: bool) -> Cap:
@@ -99,8 +92,8 @@ def with_model(budget: int, wanted: bool) -> Cap:
     """Cap this process exactly, once the model is there."""
     if not wanted or not sys.platform.startswith("linux"):
         return Cap(None, "no cap on the process")
-    mapped, held = own_numbers()
-    return _limit_data(data_limit(mapped, held, budget), "what is mapped now and the rest of the budget")
+    mapped, held = memory.mapped(os.getpid()), memory.process(os.getpid())
+    return _limit_data(data_limit(mapped.bytes, held.bytes, budget), "what is mapped now and the rest of the budget")
 
 
 def _limit_data(limit: int, reason: str) -> Cap:

@@ -184,7 +184,7 @@ def next_step(cause: Cause, stuck: int, retries: int, backoff_seconds: float, li
     if cause.name == "oom" and lighter:
         return Step("fallback", cause.evidence)  # each one tried is remembered, so that this ends
     if cause.name == "oom" and stuck > 0:
-        return Step("fail", "no lighter plan is left that fits the budget", exit=NO_PLAN_EXIT)
+        return Step("fail", "this plan was tried and ran out of memory; no lighter one is left", exit=NO_PLAN_EXIT)
     if stuck > retries:
         return Step("fail", f"{stuck} attempts in a row without progress; {retries} are allowed", exit=1)
     wait = 0.0 if stuck <= 1 else backoff_seconds * 2 ** (stuck - 2)

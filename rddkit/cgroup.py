@@ -24,7 +24,7 @@ class System:
 
 @dataclass(frozen=True)
 class Group:
-    """One memory cgroup: bytes it may use (None: no limit), uses, and could give back at once."""
+    """One memory cgroup: bytes it may use (None: no limit), uses, and would be made to give back before a kill."""
 
     folder: Path
     version: int
@@ -37,9 +37,35 @@ class Group:
         return self.folder / ("memory.max" if self.version == 2 else "memory.limit_in_bytes")
 
     @property
+    def charged(self) -> int:
+        """Bytes that count against the limit and cannot be reclaimed."""
+        return max(0, self.used - self.reclaimable)
+
+    @property
     def free(self) -> int | None:
-        """Bytes left below the limit, the inactive file cache counted as free; None without a limit."""
-        return None if self.limit is None else max(0, self.limit - self.used + self.reclaimable)
+        """Bytes left below the limit, what can be reclaimed counted as free; None without a limit."""
+        return None if self.limit is None else max(0, self.limit - self.charged)
+
+
+# What the kernel drops before it kills in a group, as memory.stat names it. The pages of both file lists: at the limit
+# it takes from the inactive list and moves active pages there (Documentation/admin-guide/mm/concepts.rst, "Reclaim").
+# Shared memory and tmpfs are `file` and `cache` too, but lie on the lists of anonymous memory (admin-guide/
+# cgroup-v2.rst, `inactive_anon`), so that the lists are added up and not those two. v2 says besides what of the
+# kernel's own memory can be dropped, dentries and inodes; v1 does not. v1's names with total_ include the groups below
+# (admin-guide/cgroup-v1/memory.rst), v2's all do.
+RECLAIMABLE = {
+    1: ("total_inactive_file", "total_active_file"),
+    2: ("inactive_file", "active_file", "slab_reclaimable"),
+}
+
+
+def reclaimable(stat: dict[str, int], version: int) -> int:
+    """Bytes that the kernel drops before it kills, by a group's memory.stat.
+
+    The code of a library is among them, although a process that runs it reads it again: the kernel takes a page of a
+    file rather than kill, and it is not in what a process is said to hold. The budget's reserve is the room for it.
+    """
+    return sum(stat.get(name, 0) for name in RECLAIMABLE[version])
 
 
 def read_number(path: Path) -> int | None:
@@ -122,8 +148,7 @@ def groups(pid: int | str = "self", system: System | None = None) -> list[Group]
         if used is None and limit is None:
             continue
         stat = read_table(folder / "memory.stat")
-        reclaimable = stat.get("inactive_file", 0) if version == 2 else stat.get("total_inactive_file", 0)
-        found.append(Group(folder, version, limit, used or 0, reclaimable))
+        found.append(Group(folder, version, limit, used or 0, reclaimable(stat, version)))
     return found
 
 

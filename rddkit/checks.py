@@ -7,9 +7,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from rddkit import caps, cgroup, memory, verdicts
+import psutil
+
+from rddkit import caps, cgroup, memory, paths, verdicts
 from rddkit.memory import MIB, human
 from rddkit.verdicts import Row, verdict
 
@@ -17,12 +21,19 @@ HELD = 200 * MIB
 CAP = 768 * MIB  # room for torch itself, and little more
 CHILD_SECONDS = 120.0
 
-# Holds as many bytes as the last line said, touched; its answer says how many.
+# Holds as many bytes as the last line said, touched; its answer says how many. A second word is the name of a file that
+# it maps and reads instead.
 HOLDER = """
-import sys
+import mmap, sys
 for line in sys.stdin:
     held = None
-    held = bytearray(b"1") * int(line)
+    count, _, name = line.rstrip("\\n").partition(" ")
+    if name:
+        with open(name, "rb") as file:
+            held = mmap.mmap(file.fileno(), int(count), prot=mmap.PROT_READ)
+        sum(held[at] for at in range(0, len(held), mmap.PAGESIZE))
+    else:
+        held = bytearray(b"1") * int(count)
     print(len(held), flush=True)
 """
 
@@ -41,15 +52,15 @@ def guarded(what: str, check: Callable[..., list[Row]], *given: object) -> list[
 
 
 @contextlib.contextmanager
-def holder() -> Iterator[tuple[int, Callable[[int], None]]]:
-    """A child process: its number, and a call that has it hold that many bytes."""
+def holder() -> Iterator[tuple[int, Callable[..., None]]]:
+    """A child process: its number, and a call that has it hold that many bytes, or as many of a file."""
     pipe = subprocess.PIPE
     child = subprocess.Popen([sys.executable, "-c", HOLDER], stdin=pipe, stdout=pipe)
     assert child.stdin is not None and child.stdout is not None
     orders, answers = child.stdin, child.stdout
 
-    def hold(count: int) -> None:
-        orders.write(f"{count}\n".encode())
+    def hold(count: int, name: Path | str = "") -> None:
+        orders.write(f"{count} {name}\n".encode())
         orders.flush()
         if answers.readline().strip() != str(count).encode():
             raise Failed(f"a child process could not hold {human(count)}")
@@ -72,9 +83,38 @@ def readings() -> list[Row]:
         child, tree = memory.process(pid).bytes, memory.tree(os.getpid()).bytes
         hold(HELD)
         grown = {"process": (memory.process(pid), child), "process tree": (memory.tree(os.getpid()), tree)}
+        hold(0)
+        mapped = _file_mapped(pid, hold)
     rows = [verdicts.moved(what, now.bytes - before, HELD, now.source) for what, (now, before) in grown.items()]
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return [*rows, *verdicts.bounds(memory.total(), memory.available(), memory.memory_budget(), machine)]
+    return [*rows, *mapped, *verdicts.bounds(memory.total(), memory.available(), memory.memory_budget(), machine)]
+
+
+def _file_mapped(pid: int, hold: Callable[..., None]) -> list[Row]:
+    """Whether a file that the child maps and reads is left out of what it holds: the kernel can drop its pages."""
+    if memory.process(pid).source.startswith("resident"):
+        return [Row("file that is mapped", "skipped", "this system does not tell pages of files apart", sys.platform)]
+    place = paths.cache()
+    if in_memory(place):
+        return [Row("file that is mapped", "skipped", "files are kept in memory here (tmpfs)", str(place))]
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="check-", dir=place) as folder:
+        file = Path(folder) / "file"
+        with open(file, "wb") as made:
+            for _ in range(HELD // MIB):
+                made.write(b"1" * MIB)
+        before, seen = memory.process(pid), memory.resident(pid).bytes
+        hold(HELD, file)
+        now, shown = memory.process(pid), memory.resident(pid).bytes
+        hold(0)
+    return [verdicts.left_out("file that is mapped", now.bytes - before.bytes, shown - seen, HELD, now.source)]
+
+
+def in_memory(folder: Path) -> bool:
+    """Whether files there are shared memory themselves (tmpfs), which the kernel cannot drop."""
+    kinds = {Path(mount.mountpoint): mount.fstype for mount in psutil.disk_partitions(all=True)}
+    place = folder.resolve()
+    return next((kinds[at] for at in (place, *place.parents) if at in kinds), "") in ("tmpfs", "ramfs")
 
 
 def counters() -> list[Row]:

@@ -30,6 +30,7 @@ def look() -> list[tuple[str, str, str]]:
     rows += [
         ("memory limit", human(whole.bytes), whole.source),
         ("memory free", human(free.bytes), free.source),
+        *_container_rows(),
         ("budget", human(budget.bytes), budget.source),
         ("swap used", human(memory.swap_used().bytes), memory.swap_used().source),
         ("threads", str(threads), because),
@@ -46,6 +47,18 @@ def _device_rows(seen: dict[str, Any]) -> list[tuple[str, str, str]]:
     if seen["mps"]:
         rows.append(("mps", human(seen["mps_recommended_max"]), "recommended_max_memory"))
     return rows
+
+
+def _container_rows() -> list[tuple[str, str, str]]:
+    inside = memory.container()
+    if inside is None:
+        return []
+    return [
+        ("container limit", human(inside.limit), inside.source),
+        ("container charged", human(inside.charged), "counts against the limit and cannot be reclaimed"),
+        ("container reclaimable", human(inside.reclaimable), "file cache that the kernel drops before it kills"),
+        ("container free", human(inside.free), "limit less charged"),
+    ]
 
 
 def _power() -> tuple[str, str]:

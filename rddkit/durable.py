@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,6 +68,12 @@ def write(path: Path, content: str | bytes) -> None:
     """Replace `path` atomically and durably by `content` (text as UTF-8)."""
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def copy(source: Path, path: Path) -> None:
+    """Replace `path` atomically and durably by a copy of `source`, in pieces."""
+    with open(source, "rb") as original, replacing(path) as file:
+        shutil.copyfileobj(original, file)
 
 
 def write_json(path: Path, value: Any) -> None:

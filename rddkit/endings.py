@@ -7,7 +7,7 @@ from typing import Any
 
 from rddkit import cause, words
 from rddkit.journal import Event
-from rddkit.memory import human
+from rddkit.memory import human, peak_words
 from rddkit.records import Records
 
 EVIDENCE_CHARACTERS = 600
@@ -82,7 +82,7 @@ def _memory(told: Records, number: Any, start: Event, end: Event) -> str:
     rows = told.memory[told.memory["attempt"] == number]
     held, free = rows["worker"].dropna(), rows["available"].dropna()
     most = end.get("peak_bytes") or (held.max() if len(held) else 0)
-    parts = [f"held up to {human(most)}" if most else ""]
+    parts = [f"held up to {peak_words(most, end.get('peak_resident_bytes'))}" if most else ""]
     parts.append(f"the budget was {human(start['budget'])}" if start.get("budget") else "")
     parts.append(f"{human(free.iloc[-1])} free on the machine at the last look" if len(free) else "")
     return "; ".join(part for part in parts if part)

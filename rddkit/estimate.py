@@ -81,6 +81,7 @@ def judged(known: Known, plan: Mapping[str, Any]) -> dict[str, Any]:
     """The estimate of a plan as `rddkit estimate --json` prints it: bytes and seconds."""
     found = need.need(known.traits, plan, known.facts, known.correction)
     bound = need.safe_bound(found.estimate, known.sureness)
+    least = need.least(found.estimate, known.sureness)
     reasons = dict(known.reasons)
     dead = [trial for trial in known.trials if trial.too_big and lighter(trial, plan)]
     if dead:
@@ -89,9 +90,11 @@ def judged(known: Known, plan: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "estimate": found.estimate,
         "safe_bound": bound,
+        "least": least,
         "budget": known.budget,
         "budget_source": known.budget_source,
         "fits": bound <= known.budget and not dead,
+        "may_fit": least <= known.budget and not dead,
         "components": found.components,
         "phase": found.phase,
         "calibrated": known.correction is not None,
@@ -103,7 +106,8 @@ def judged(known: Known, plan: Mapping[str, Any]) -> dict[str, Any]:
 
 def lighter(trial: Trial, plan: Mapping[str, Any]) -> bool:
     """Whether what a trial did is contained in what a plan will do."""
-    return trial.batch <= int(need.share(plan)["batch"]) and trial.imgsz <= int(plan["imgsz"])
+    smaller = trial.batch <= int(need.share(plan)["batch"]) and trial.imgsz <= int(plan["imgsz"])
+    return smaller and need.left(trial.plan) <= need.left(plan)
 
 
 def largest_batch(known: Known, plan: Mapping[str, Any], imgsz: int) -> int:

@@ -185,7 +185,8 @@ def gauge(memory: Mapping[str, float], run: Mapping[str, Any]) -> Gauge | None:
     known = _mapping(run.get("budget"))
     allowed = memory.get("budget", math.nan)
     budget = allowed if math.isfinite(allowed) else float(known.get("bytes") or 0)
-    return Gauge(max(held), budget, str(known.get("source") or ""))
+    source = str(known.get("source") or "").partition(": limit ")[0]  # a container's sizes are of the attempt's start
+    return Gauge(max(held), budget, source)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -39,7 +39,7 @@ class Life:
         self.beat: dict[str, Any] = {}
         self.last_words: dict[str, Any] = {}
         self.buffer = b""
-        self.peak_bytes = 0
+        self.peak_bytes = self.peak_resident_bytes = 0
         self.guarded: str | None = None
         self.hung: str | None = None
         self.asked_at: float | None = None
@@ -193,7 +193,9 @@ class Life:
         self._note_progress()
 
     def _note_held(self, held: int) -> None:
-        self.peak_bytes = max(self.peak_bytes, held)
+        if held > self.peak_bytes:
+            self.peak_bytes = held
+            self.peak_resident_bytes = max(self.peak_resident_bytes, memory.resident(self.pid).bytes)
         self.epoch_held = max(self.epoch_held, held)
         on_gpu = self.record.device.startswith("cuda")  # of which the estimate is; of several, of the fullest
         needed = int(self.beat.get("device_memory") or 0) if on_gpu else held

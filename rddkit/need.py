@@ -258,6 +258,11 @@ def calibrate(seen: Sequence[tuple[Mapping[str, float], float]]) -> Correction:
     return Correction(offset, max(0.5, 1 + slope))
 
 
+def least(estimate: float, sureness: str) -> int:
+    """The estimate less its margin: a plan whose budget is below it cannot fit; between the two bounds a try tells."""
+    return round(estimate * (1 - MARGIN[sureness]))
+
+
 def safe_bound(estimate: float, sureness: str) -> int:
     """The estimate with its margin, below which no measured plan's peak was (benchmarks/memory_accuracy.py)."""
     return round(estimate * (1 + MARGIN[sureness]))

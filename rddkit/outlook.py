@@ -98,7 +98,8 @@ def estimate_memory(
 ) -> dict[str, Any]:
     """What a training with these settings needs: bytes by component, the budget, whether it fits, and seconds.
 
-    Returns `estimate`, `safe_bound`, `budget`, `budget_source`, `fits`, `components`, `phase`, `calibrated`,
+    Returns `estimate`, `safe_bound` and `least` (with and less its margin), `budget`, `budget_source`, `fits` (even the
+    safe bound does), `may_fit` (the least does: tried where it is all there is), `components`, `phase`, `calibrated`,
     `seconds_per_epoch`, `hours` (None without a calibration) and `reasons`. See `look` for the arguments.
     """
     return look(config_file, safety=safety, calibrate=calibrate, **overrides).told

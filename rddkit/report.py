@@ -158,7 +158,9 @@ def needs(run: Records) -> Iterator[tuple[str, str, str]]:
         elif event["event"] == "estimated":
             yield "held in the first epoch", _size(event.get("measured_bytes")), words.describe(event)
         elif event["event"] == "attempt_ended" and event.get("peak_bytes"):
-            told = f"the most that attempt {event.get('attempt')} was seen to hold"
+            shown = event.get("peak_resident_bytes")
+            beside = f"; resident, as top shows it, {_size(shown)}" if shown else ""
+            told = f"the most that attempt {event.get('attempt')} was seen to hold{beside}"
             yield f"attempt {event.get('attempt')}", _size(event["peak_bytes"]), told
 
 

@@ -23,7 +23,8 @@ class Safety(BaseModel):
         "auto", description="bytes the run may use; auto: allowed and free now"
     )
     reserve: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="bytes kept free of the budget; auto: 6 %, 256 MB-2 GB"
+        "auto",
+        description="bytes kept free of the budget; auto: 6 %, at least 256 MB (32 in a container), at most 2 GB",
     )
     retries: int = Field(3, ge=0, description="attempts without progress before giving up")
     backoff_seconds: float = Field(

@@ -117,11 +117,6 @@ class Session:
         finally:
             self.pending = None
 
-    @contextlib.contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """The final evaluation changes nothing that a snapshot holds; the last one is there to come back to."""
-        yield
-
     def during_validation(self) -> None:
         """Between two batches of a validation: leave if asked, the training state kept."""
         if self.pending and (self.orders.stop or self.orders.snapshot):

@@ -50,7 +50,7 @@ class Taken:
     seconds: float
 
 
-class _Hashing:
+class HashedFile:
     """A file that hashes what is written through it."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -71,6 +71,18 @@ class _Hashing:
 
     def flush(self) -> None:
         self.file.flush()
+
+
+def stream(content: dict[str, Any], file: HashedFile) -> None:
+    """Write what torch can save into a file piece by piece, without a copy of it in memory.
+
+    Raises OSError where the file cannot be written (a full disk).
+    """
+    try:
+        # Not torch.save: Ultralytics' replacement tries again, into the same stream, behind what is there.
+        torch.serialization.save(content, cast(BinaryIO, file))
+    except RuntimeError as error:
+        raise file.failed or error from None  # torch tells of a full disk as of a wrong position
 
 
 class Store:
@@ -101,12 +113,8 @@ class Store:
         number = int(newest[0].name[:6]) + 1 if newest else 1
         path = self.folder / f"{number:06d}-epoch{epoch}-batch{batch}{'-end' if end else ''}.pt"
         with durable.replacing(path) as file:
-            hashing = _Hashing(file)
-            try:
-                # Not torch.save: Ultralytics' replacement tries again, into the same stream, behind what is there.
-                torch.serialization.save({"schema": SCHEMA, **state}, cast(BinaryIO, hashing))
-            except RuntimeError as error:
-                raise hashing.failed or error from None  # torch tells of a full disk as of a wrong position
+            hashing = HashedFile(file)
+            stream({"schema": SCHEMA, **state}, hashing)
             # The hash comes first: a snapshot without its hash would not be believed.
             durable.write(_hash_file(path), hashing.digest.hexdigest() + "\n")
         faults.point("snapshot_renamed")

@@ -178,7 +178,8 @@ class Supervisor:
             life.watch([self.woken, *([] if self.caller_fd is None else [self.caller_fd])], self._attend)
             ending = life.ending(self.asked)
             why = cause.name_cause(ending)
-            told = {"exit": ending.exit, "peak_bytes": life.peak_bytes, "where": ending.phase}
+            held = {"peak_bytes": life.peak_bytes, "peak_resident_bytes": life.peak_resident_bytes}
+            told = {"exit": ending.exit, **held, "where": ending.phase}
         else:
             told = {"exit": None, "peak_bytes": 0}
         progress = {"progress": self.books.reached(), "session": self.session}
@@ -222,9 +223,10 @@ class Supervisor:
             print(f"no estimate: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             return None
         found = choice.choose(self.known, plan, self._ladder())
-        told = {key: found.told[key] for key in ("estimate", "safe_bound", "fits", "calibrated", "seconds_per_epoch")}
+        keys = ("estimate", "safe_bound", "fits", "may_fit", "calibrated", "seconds_per_epoch")
+        told = {key: found.told[key] for key in keys}
         self.journal.add("estimated", number, **told, budget=found.told["budget"], reason=found.reason)
-        if not found.fits:
+        if not found.takes:
             reason = f"{found.reason}; no plan fits"
             return self._close(number, Cause("oom", reason), Step("fail", reason, exit=cause.NO_PLAN_EXIT))
         if found.fallback:

@@ -23,7 +23,7 @@ from rddkit import faults, state
 from rddkit.order import Order, own_order
 from rddkit.session import NonFinite
 from rddkit.snapshot import Place
-from rddkit.whole import WholeTrainer
+from rddkit.whole import WholeTrainer, streamed
 
 
 class RoadDamageTrainer(WholeTrainer):
@@ -205,20 +205,31 @@ class RoadDamageTrainer(WholeTrainer):
         finally:
             self.fitness = fitness
 
+    def save_model(self) -> bool:
+        """Ultralytics' checkpoints, streamed to the drive."""
+        with streamed(self.last):
+            return bool(super().save_model())
+
     def _line(self, batch: dict[str, Any]) -> str:
         place = (f"{self.epoch + 1}/{self.epochs}", f"{self._get_memory():.3g}G")
         numbers = (*self.tloss.values(), batch["cls"].shape[0], batch["img"].shape[-1])
         return ("%11s" * 2 + "%11.4g" * len(numbers)) % (*place, *numbers)
 
     def _finish(self) -> None:
-        with self.session.evaluating():
-            self.final_eval()
+        self._let_go()
+        self.final_eval()
         if self.args.plots:
             self.plot_metrics()
         self.run_callbacks("on_train_end")
         self._clear_memory()
         for loader in (self.train_loader, self.test_loader):
             loader.close()
+
+    def _let_go(self) -> None:
+        """Free what only further steps would need: the final evaluation loads the best weights beside it."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.state.clear()
+        self._clear_memory()
 
     # -- continuing --------------------------------------------------------------------------------------------------
 

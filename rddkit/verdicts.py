@@ -44,6 +44,20 @@ def moved(what: str, change: int, taken: int, source: str) -> Row:
     return verdict(what, abs(change - taken) <= TOLERANCE * taken, figure, source)
 
 
+def left_out(what: str, change: int, shown: int, read: int, source: str) -> Row:
+    """Whether a reading did not grow by the file that a child mapped and read, though its resident size did.
+
+    Args:
+        what: the file.
+        change: bytes by which the reading grew.
+        shown: bytes by which its resident size grew.
+        read: bytes of the file.
+        source: where the reading is from.
+    """
+    figure = f"{change / MIB:+.0f} MB held, {shown / MIB:+.0f} MB resident when a child read {human(read)} of it"
+    return verdict(what, abs(change) <= TOLERANCE * read and shown >= (1 - TOLERANCE) * read, figure, source)
+
+
 def bounds(whole: Reading, free: Reading, budget: Reading, machine: int) -> list[Row]:
     """Whether budget <= free <= all <= what the machine has."""
     order = 0 < budget.bytes <= free.bytes <= whole.bytes

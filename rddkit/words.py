@@ -8,7 +8,7 @@ from typing import Any
 
 from rddkit import clock
 from rddkit.journal import Event
-from rddkit.memory import human
+from rddkit.memory import human, peak_words
 
 CAUSES = {
     "done": "all epochs are done",
@@ -159,7 +159,7 @@ def _cache_cleared(event: Event) -> str:
 def _attempt_ended(event: Event) -> str:
     evidence = f" ({str(event['evidence']).strip()})" if event.get("evidence") else ""
     peak = _number(event.get("peak_bytes"))
-    memory = f"; peak memory {human(peak)}" if peak else ""
+    memory = f"; peak memory {peak_words(peak, _number(event.get('peak_resident_bytes')))}" if peak else ""
     return f"Attempt {event.get('attempt', '?')} ended: {cause(event.get('cause'))}{evidence}{memory}"
 
 
@@ -202,7 +202,7 @@ def _estimated(event: Event) -> str:
     bound, budget = _number(event.get("safe_bound")), _number(event.get("budget"))
     if bound is None or budget is None:
         return _told("Estimated")(event)
-    fits = "" if event.get("fits") else ", which does not fit"
+    fits = "" if event.get("fits") else f", which {'may' if event.get('may_fit') else 'does'} not fit"
     how = "tried out here" if event.get("calibrated") else "not tried out here"
     each = f"; {_span(event['seconds_per_epoch'])} an epoch" if event.get("seconds_per_epoch") else ""
     return f"Estimated ({how}): needs up to {human(bound)} of {human(budget)}{fits}{each}{_because(event)}"

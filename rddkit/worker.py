@@ -17,7 +17,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from rddkit import allocators, caps, clock, ddp, memory, offline, paths, runfile
+from rddkit import allocators, caps, clock, ddp, memory, offline, paths, runfile, unused
 from rddkit.allocators import stage_of
 from rddkit.cause import STOPPED_EXIT
 from rddkit.paths import RunPaths
@@ -131,6 +131,8 @@ def run(
     """Train until done or stopped; the exit status. Every way out has last words, but for a kill."""
     try:
         talk.beat("start")
+        if record.device in ("cpu", "mps"):  # where it shares the memory that the training needs
+            unused.keep_out(compiles=bool(record.config.get("compile")))
         from rddkit import attempt as one
 
         finished = one.train(paths, record, attempt, talk, orders, reseed)

@@ -11,7 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
 from workshop import TINY, Cli, Workshop, clean_up
+
+# Hypothesis allows an example 200 ms of the wall's clock, which one write to the drive may take on busy cores.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)

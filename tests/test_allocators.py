@@ -144,12 +144,10 @@ def test_what_real_libraries_say_here_and_now_is_recognised() -> None:
     }
 
 
-def test_settings_are_plain_environment_and_the_default_changes_nothing() -> None:
-    assert SETTINGS["default"] == {}
-    assert SETTINGS["lean"] == {
-        "MALLOC_MMAP_THRESHOLD_": str(8 << 20),
-        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-    }
+def test_settings_are_plain_environment_and_lean_gives_back_smaller_blocks() -> None:
+    thresholds = {name: int(settings["MALLOC_MMAP_THRESHOLD_"]) for name, settings in SETTINGS.items()}
+    assert thresholds == {"default": 3 << 20, "lean": 2 << 20}
+    assert all(settings["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1" for settings in SETTINGS.values())
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,7 @@ FRESH = "same plan, a fresh process"
 AGAIN = "the lightest plan got further than the attempt before: the same in a fresh process"
 LEAKED = "the same plan in a fresh process: the only sure way to get leaked memory back"
 SNAPSHOT = "back to the last good snapshot, with other random numbers: the same would end the same"
-NO_PLAN = Step("fail", "no lighter plan is left that fits the budget", exit=69)
+NO_PLAN = Step("fail", "this plan was tried and ran out of memory; no lighter one is left", exit=69)
 TOO_OFTEN = Step("fail", "4 attempts in a row without progress; 3 are allowed", exit=1)
 
 

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rddkit import cgroup, clock, memory
+from rddkit import cgroup, checks, clock, memory
 from rddkit.cgroup import System
 
 MIB = 1 << 20
@@ -41,15 +43,19 @@ class Tree:
         self.mounts.append(f"35 31 0:32 {mounted} {where} rw,relatime shared:9 - {kind}\n")
         self.file("/proc/self/mountinfo", "22 1 8:1 / / rw - ext4 /dev/sda1 rw\nnonsense\n" + "".join(self.mounts))
 
-    def v2(self, folder: str, limit: str, used: str = str(100 * MIB), inactive: int = 0) -> None:
+    def v2(
+        self, folder: str, limit: str, used: str = str(100 * MIB), inactive: int = 0, active: int = 0, slab: int = 0
+    ) -> None:
         self.file(f"{folder}/memory.max", f"{limit}\n")
         self.file(f"{folder}/memory.current", f"{used}\n")
-        self.file(f"{folder}/memory.stat", f"anon 5\nfile 6\ninactive_file {inactive}\n")
+        lists = f"inactive_file {inactive}\nactive_file {active}\nslab_reclaimable {slab}\n"
+        self.file(f"{folder}/memory.stat", f"anon 5\nfile 6\nshmem 3\nslab 99\n{lists}slab_unreclaimable 7\n")
 
-    def v1(self, folder: str, limit: str, used: str = str(100 * MIB), inactive: int = 0) -> None:
+    def v1(self, folder: str, limit: str, used: str = str(100 * MIB), inactive: int = 0, active: int = 0) -> None:
         self.file(f"{folder}/memory.limit_in_bytes", f"{limit}\n")
         self.file(f"{folder}/memory.usage_in_bytes", f"{used}\n")
-        self.file(f"{folder}/memory.stat", f"cache 5\ninactive_file 1\ntotal_inactive_file {inactive}\n")
+        lists = f"total_inactive_file {inactive}\ntotal_active_file {active}\n"
+        self.file(f"{folder}/memory.stat", f"cache 5\nshmem 3\ninactive_file 1\nactive_file 2\n{lists}")
 
 
 @pytest.fixture
@@ -71,7 +77,7 @@ def test_v2_gives_the_limits_of_a_group_and_all_its_ancestors_nearest_first(tree
     tightest = cgroup.tightest(cgroup.groups(system=tree.system))
     assert tightest is not None
     assert tightest.limit_file == tree.folder / "sys/fs/cgroup/user/job/memory.max"
-    assert tightest.free == 80 * MIB, "the inactive file cache counts as free"
+    assert tightest.free == 80 * MIB, "the file cache counts as free"
 
 
 def test_v1_gives_the_same_from_its_own_files(tree: Tree) -> None:
@@ -84,6 +90,47 @@ def test_v1_gives_the_same_from_its_own_files(tree: Tree) -> None:
     tightest = cgroup.tightest(cgroup.groups(system=tree.system))
     assert tightest is not None and tightest.free == 0, "over the limit is nothing left, never negative"
     assert tightest.limit_file.name == "memory.limit_in_bytes"
+
+
+def test_both_file_lists_can_be_reclaimed_and_on_v2_what_the_kernel_holds_of_files(tree: Tree) -> None:
+    tree.own("4:memory:/job", "0::/job")
+    tree.mount(1, "/sys/fs/cgroup/memory")
+    tree.mount(2, "/sys/fs/cgroup/unified")
+    tree.v1("/sys/fs/cgroup/memory/job", str(600 * MIB), str(500 * MIB), inactive=60 * MIB, active=240 * MIB)
+    tree.v2("/sys/fs/cgroup/unified/job", str(600 * MIB), str(500 * MIB), 60 * MIB, 240 * MIB, slab=10 * MIB)
+    found = {group.version: group for group in cgroup.groups(system=tree.system)}
+    assert [found[1].reclaimable, found[1].charged, found[1].free] == [300 * MIB, 200 * MIB, 400 * MIB]
+    assert [found[2].reclaimable, found[2].charged, found[2].free] == [310 * MIB, 190 * MIB, 410 * MIB]
+
+
+COUNT = st.integers(0, 1 << 40)
+
+
+@given(limit=COUNT, used=COUNT, reclaimable=COUNT)
+def test_charged_and_free_are_never_negative_and_make_up_the_limit(limit: int, used: int, reclaimable: int) -> None:
+    group = cgroup.Group(Path("/cg"), 2, limit, used, reclaimable)
+    assert group.free is not None
+    assert 0 <= group.charged <= used and 0 <= group.free <= limit
+    assert group.free == max(0, limit - group.charged)
+
+
+def test_a_container_says_its_limit_what_is_charged_what_can_be_reclaimed_and_what_is_free(tree: Tree) -> None:
+    tree.own("0::/a/b")
+    tree.mount(2)
+    tree.v2("/sys/fs/cgroup/a/b", str(600 * MIB), str(200 * MIB), 50 * MIB, 30 * MIB)
+    tree.v2("/sys/fs/cgroup/a", str(1 << 50), str((1 << 50) - 1))
+    file = tree.folder / "sys/fs/cgroup/a/b/memory.max"
+    inside = memory.container(tree.system)
+    assert inside == memory.Container(600 * MIB, 120 * MIB, 80 * MIB, 480 * MIB, str(file))
+    assert str(inside) == "limit 600 MB, charged 120 MB, reclaimable 80 MB, free 480 MB"
+
+
+@pytest.mark.parametrize("limit", ["max", str(1 << 50)])
+def test_a_limit_that_does_not_bind_is_no_container(tree: Tree, limit: str) -> None:
+    tree.own("0::/a")
+    tree.mount(2)
+    tree.v2("/sys/fs/cgroup/a", limit)
+    assert memory.container(tree.system) is None
 
 
 def test_the_smallest_limit_is_the_total_and_the_fullest_group_is_what_is_left(tree: Tree) -> None:
@@ -271,6 +318,70 @@ def test_a_child_in_a_real_group_says_its_limit_and_names_the_file(real_group: t
     assert total == [300 * MIB, str(folder / name)]
     assert available[1] == str(folder / name)
     assert 100 * MIB < available[0] < 300 * MIB
+
+
+@pytest.fixture
+def big_file(tmp_path: Path) -> Path:
+    """100 MiB that are in nobody's page cache: what is in it already is charged to whoever read it first."""
+    if checks.in_memory(tmp_path):
+        pytest.skip("files are shared memory themselves here (tmpfs)")
+    file = tmp_path / "big"
+    file.write_bytes(b"1" * (100 * MIB))
+    with open(file, "rb") as opened:
+        os.fsync(opened.fileno())
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return file
+
+
+def test_a_file_read_in_a_real_group_is_used_but_not_charged_and_memory_taken_is(
+    real_group: tuple[Path, int], big_file: Path
+) -> None:
+    folder, _ = real_group
+    code = JOIN + (
+        "import json, mmap\n"
+        "from rddkit import cgroup, memory\n"
+        "def look():\n"
+        "    group = cgroup.groups()[0]\n"
+        "    return [group.used, group.charged, memory.container().charged, memory.process(os.getpid()).bytes]\n"
+        "seen = [look()]\n"
+        "file = open(sys.argv[2], 'rb')\n"
+        "for _ in range(2):\n"  # read twice: then the pages are active ones
+        "    file.seek(0)\n"
+        "    while file.read(1 << 20): pass\n"
+        "code = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)\n"
+        "sum(code[at] for at in range(0, len(code), 4096))\n"
+        "seen.append(look())\n"
+        "held = bytearray(b'1') * (60 << 20)\n"
+        "seen.append(look())\n"
+        "shared = mmap.mmap(-1, 40 << 20); shared[:] = bytes(40 << 20)\n"
+        "seen.append(look())\n"
+        "print(json.dumps(seen))\n"
+    )
+    command = [sys.executable, "-c", code, str(folder), str(big_file)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    before, read, taken, shared = json.loads(answer.stdout)
+    assert read[0] - before[0] > 90 * MIB, "the kernel counts the file's pages"
+    assert all(abs(read[at] - before[at]) < 12 * MIB for at in (1, 2, 3)), "and nobody else does"
+    assert all(54 * MIB < taken[at] - read[at] < 72 * MIB for at in (1, 2, 3))
+    assert all(36 * MIB < shared[at] - taken[at] < 52 * MIB for at in (1, 2, 3)), "shared memory cannot be dropped"
+
+
+def test_the_kernel_drops_a_file_that_is_mapped_before_it_kills(real_group: tuple[Path, int], big_file: Path) -> None:
+    folder, _ = real_group
+    code = JOIN + (
+        "import mmap\n"
+        "from rddkit import cgroup\n"
+        "file = open(sys.argv[2], 'rb')\n"
+        "code = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)\n"
+        "for _ in range(2): sum(code[at] for at in range(0, len(code), 4096))\n"
+        "free = cgroup.groups()[0].free\n"
+        "held = bytearray(b'1') * (free - (24 << 20))\n"
+        "print(free >> 20, cgroup.kills().count)\n"
+    )
+    command = [sys.executable, "-c", code, str(folder), str(big_file)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    free, kills = map(int, answer.stdout.split())
+    assert free > 240 and kills == 0, "nearly all of 300 MiB could be taken, though 100 of them were the file's"
 
 
 def test_a_real_kill_by_the_kernel_is_counted_in_the_groups_own_counter(real_group: tuple[Path, int]) -> None:

@@ -64,6 +64,8 @@ def test_an_out_of_memory_kill_is_told_with_its_evidence_and_what_followed(night
     assert rows["evidence"] == evidence
     assert rows["exit"] == "-9 (SIGKILL)"
     assert rows["memory"].startswith("held up to 4.0 GB; ")
+    rows = dict(ending(read(night, {**end, "peak_resident_bytes": 5 << 30}, failed), "failed"))
+    assert rows["memory"].startswith("held up to 4.0 GB (5.0 GB resident, as top shows it); ")
     assert rows["what followed"].endswith("What to do: close other programs.")
     assert rows["which means"] == "the plan was too big for the memory there was: a lighter one, below"
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fabricate import fabricate_run
 
-from rddkit import cli, lock
+from rddkit import cli, lock, memory
 from rddkit.config import ConfigError
 from rddkit.journal import Journal
 from rddkit.paths import RunPaths
@@ -153,3 +153,14 @@ def test_doctor_says_what_this_machine_is(call: Any) -> None:
     assert code == 0
     for word in ("device", "memory limit", "budget", "disk free", "ultralytics", "torch"):
         assert word in said
+    assert ("container limit" in said) == (memory.container() is not None)
+
+
+def test_doctor_in_a_container_says_what_its_limit_is_full_of(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    mib = 1 << 20
+    inside = memory.Container(600 * mib, 120 * mib, 80 * mib, 480 * mib, "/cg/memory.max")
+    monkeypatch.setattr(memory, "container", lambda system=None: inside)
+    _, said, _ = call("doctor")
+    rows = {line.strip("│ ").split("│")[0].strip(): line for line in said.splitlines() if "│" in line}
+    told = {"limit": "600 MB", "charged": "120 MB", "reclaimable": "80 MB", "free": "480 MB"}
+    assert all(size in rows[f"container {name}"] for name, size in told.items())

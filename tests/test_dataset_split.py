@@ -54,7 +54,7 @@ def test_val_is_never_empty_where_two_images_exist() -> None:
     assert len(parts.val) == 1 and "val would be empty" in parts.notes[-1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(0, 3000), min_size=2, max_size=150, unique=True),
     st.floats(0.05, 0.6),

@@ -62,6 +62,9 @@ def test_the_badge_is_the_state_by_its_heartbeat(values: dict[str, object], badg
 def test_the_gauge_names_the_limit_and_its_source() -> None:
     reading = {"worker": 3.0 * GIB, "device": math.nan, "budget": math.nan}
     assert str(glance.gauge(reading, RUN)) == "3.0 GB of 4.0 GB allowed, 75% (/sys/fs/cgroup/memory.max)"
+    source = "/cg/memory.max now: limit 600 MB, charged 120 MB, reclaimable 80 MB, free 480 MB, less 36 MB kept free"
+    inside = glance.gauge(reading, {"budget": {"bytes": 1, "source": source}})
+    assert inside is not None and inside.source == "/cg/memory.max now", "the sizes are those of the attempt's start"
     assert glance.gauge({"worker": math.nan, "device": math.nan}, RUN) is None
     assert str(Gauge(GIB, 0.0, "")) == "1.0 GB held; the budget is not known"
 

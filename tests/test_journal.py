@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from workshop import wait_for
 
 from rddkit import clock, journal
 from rddkit.journal import Journal, read_events
@@ -105,16 +106,15 @@ def test_a_missing_journal_has_no_events(file: Path) -> None:
 def test_a_writer_killed_over_and_over_leaves_only_whole_lines(file: Path) -> None:
     code = (
         "import sys, pathlib\nfrom rddkit.journal import Journal\nbook = Journal(pathlib.Path(sys.argv[1]))\n"
-        "print('up', flush=True)\nwhile True: book.add('epoch', 1, epoch=1, metrics={'m' * 50: 0.5})\n"
+        "while True: book.add('epoch', 1, epoch=1, metrics={'m' * 50: 0.5})\n"
     )
+    file.touch()
     for _ in range(3):
-        writer = subprocess.Popen([sys.executable, "-c", code, str(file)], stdout=subprocess.PIPE)
-        assert writer.stdout is not None
-        writer.stdout.readline()
-        clock.sleep(0.05)
+        before = file.stat().st_size
+        writer = subprocess.Popen([sys.executable, "-c", code, str(file)])
+        wait_for(lambda before=before: file.stat().st_size > before)
         writer.kill()
         writer.wait()
-        writer.stdout.close()
     Journal(file)
     lines = file.read_text().splitlines()
     assert lines and all(json.loads(line)["event"] == "epoch" for line in lines)

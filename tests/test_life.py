@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from rddkit import hang
+from rddkit import hang, memory
 from rddkit.life import Life
 
 
@@ -54,7 +54,22 @@ def test_an_estimate_of_a_gpu_is_held_against_what_the_gpu_holds(device: str, ne
     life.books, life.number = SimpleNamespace(journal=journal), 1  # type: ignore[assignment]
     life.record = SimpleNamespace(device=device)  # type: ignore[assignment]
     life.beat, life.expected, life.exceeded = {"device_memory": 300}, {"estimate": 200, "safe_bound": 250}, False
-    life.peak_bytes = life.epoch_held = life.epoch_needed = 0
+    life.process = SimpleNamespace(pid=os.getpid())  # type: ignore[assignment]
+    life.peak_bytes = life.peak_resident_bytes = life.epoch_held = life.epoch_needed = 0
     life._note_held(700)
     assert (life.peak_bytes, life.epoch_held, life.epoch_needed) == (700, 700, needed)
     assert len(told) == 1 and f"{needed / 200 - 1:+.0%} of the" in told[0]
+
+
+def test_the_resident_size_is_noted_when_more_is_held_than_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    life = Life.__new__(Life)
+    life.record = SimpleNamespace(device="cpu")  # type: ignore[assignment]
+    life.process = SimpleNamespace(pid=os.getpid())  # type: ignore[assignment]
+    life.beat, life.expected = {}, None
+    life.peak_bytes = life.peak_resident_bytes = life.epoch_held = life.epoch_needed = 0
+    shown = iter([900, 1100, 1000])
+    monkeypatch.setattr(memory, "resident", lambda pid: memory.Reading(next(shown), "made up"))
+    for held in (500, 400, 700, 700, 800):
+        life._note_held(held)
+    assert (life.peak_bytes, life.peak_resident_bytes) == (800, 1100)
+    assert next(shown, None) is None, "and not looked at otherwise"

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rddkit import memory
+from rddkit import checks, memory
 from rddkit.memory import GIB, MIB, Reading, clear_cache, memory_budget
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc/PID/status and smaps_rollup are Linux's")
 
 
 @pytest.mark.parametrize(
@@ -23,6 +29,99 @@ def test_bytes_are_told_as_people_say_them(count: float, words: str) -> None:
     assert memory.human(count) == words
 
 
+STATUS = {"VmRSS": 900 * MIB, "RssAnon": 500 * MIB, "RssFile": 380 * MIB, "RssShmem": 20 * MIB, "VmPTE": 2 * MIB}
+
+
+def test_charged_bytes_leave_out_the_pages_of_files_and_count_the_page_tables() -> None:
+    assert memory.charged(STATUS) == Reading(522 * MIB, memory.CHARGED_SOURCE)
+
+
+def test_a_swapped_page_is_needed_still() -> None:
+    assert memory.charged({**STATUS, "VmSwap": 30 * MIB}).bytes == 552 * MIB
+
+
+def test_a_kernel_that_tells_no_pages_apart_gives_the_resident_set_and_says_so() -> None:
+    held = memory.charged({"VmRSS": 900 * MIB, "VmPTE": 2 * MIB})
+    assert held.bytes == 900 * MIB and held.source.startswith("resident set: ")
+
+
+def test_a_zombie_holds_nothing() -> None:
+    assert memory.charged({}) == memory.charged({"HugetlbPages": 0}) == memory.GONE
+
+
+@given(st.dictionaries(st.sampled_from(["VmRSS", "RssAnon", "RssShmem", "VmPTE", "VmSwap", "RssFile"]), st.integers(0)))
+def test_pages_of_files_never_change_what_is_charged(status: dict[str, int]) -> None:
+    without = {name: number for name, number in status.items() if name != "RssFile"}
+    assert memory.charged(status) == memory.charged(without)
+
+
+def test_a_share_of_a_tree_divides_what_is_shared_and_needs_a_kernel_that_says_so() -> None:
+    rollup = {"Rss": 900, "Pss": 700, "Pss_Anon": 400, "Pss_File": 250, "Pss_Shmem": 50, "SwapPss": 7}
+    assert memory.shared_out(rollup, {"VmPTE": 3}) == 460
+    assert memory.shared_out({"Rss": 900, "Pss": 700}, {"VmPTE": 3}) is None
+
+
+# Maps a file of that many bytes and reads it all; then takes as many, shared with nobody and then with children.
+MAPPER = """
+import mmap, sys
+file = open(sys.argv[1], "rb")
+print("up", flush=True); sys.stdin.readline()
+held = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+print(sum(held[at] for at in range(0, len(held), 4096)), flush=True); sys.stdin.readline()
+shared = mmap.mmap(-1, len(held))
+shared[:] = bytes(1) * len(held)
+print("shared", flush=True); sys.stdin.readline()
+"""
+
+
+@linux
+def test_a_file_that_a_process_maps_and_reads_is_resident_but_not_charged_and_shared_memory_is(tmp_path: Path) -> None:
+    if checks.in_memory(tmp_path):
+        pytest.skip("files are shared memory themselves here (tmpfs)")
+    file = tmp_path / "file"
+    file.write_bytes(b"1" * (64 * MIB))
+    child = subprocess.Popen(
+        [sys.executable, "-c", MAPPER, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    )
+    assert child.stdin is not None and child.stdout is not None
+    seen = []
+    with child:
+        for _ in range(3):
+            assert child.stdout.readline()
+            seen.append(
+                (memory.process(child.pid).bytes, memory.tree(child.pid).bytes, memory.resident(child.pid).bytes)
+            )
+            child.stdin.write(b"\n")
+    (charged, tree, resident), (mapped, _, resident_mapped), (shared, tree_shared, _) = seen
+    assert abs(charged - tree) < 4 * MIB
+    assert mapped - charged < 4 * MIB and resident_mapped - resident > 60 * MIB
+    assert shared - mapped > 60 * MIB and tree_shared - tree > 60 * MIB
+    assert memory.resident(child.pid).bytes == 0
+
+
+def test_a_peak_is_said_with_what_top_shows_where_that_was_noted() -> None:
+    assert memory.peak_words(812 * MIB, 1.1 * GIB) == "812 MB (1.1 GB resident, as top shows it)"
+    assert memory.peak_words(812 * MIB, None) == memory.peak_words(812 * MIB, 0) == "812 MB"
+
+
+@linux
+def test_mapped_follows_what_is_mapped_and_process_what_is_touched() -> None:
+    code = (
+        "import json, mmap, os\n"
+        "from rddkit import memory\n"
+        "look = lambda: (memory.mapped(os.getpid()).bytes, memory.process(os.getpid()).bytes)\n"
+        "before = look()\n"
+        "block = mmap.mmap(-1, 256 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
+        "mapped = look()\n"
+        "block[:64 << 20] = bytes(64 << 20)\n"
+        "print(json.dumps([before, mapped, look()]))\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    (data, held), (data_mapped, held_mapped), (_, held_touched) = json.loads(answer.stdout)
+    assert data_mapped - data >= 256 * MIB > 16 * MIB > held_mapped - held
+    assert 64 * MIB <= held_touched - held_mapped < 160 * MIB
+
+
 def test_a_process_holds_something_and_one_that_is_gone_nothing() -> None:
     assert memory.process(os.getpid()).bytes > 10 * MIB
     child = subprocess.Popen(["true"])
@@ -31,7 +130,7 @@ def test_a_process_holds_something_and_one_that_is_gone_nothing() -> None:
     assert memory.tree(child.pid) == Reading(0, "process gone")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="shared pages are told apart on Linux only")
+@linux
 def test_a_tree_counts_pages_that_processes_share_once() -> None:
     code = "import os, time\nblock = bytearray(b'x' * (100 << 20))\nos.fork()\nos.write(1, b'up\\n')\ntime.sleep(60)"
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
@@ -39,7 +138,7 @@ def test_a_tree_counts_pages_that_processes_share_once() -> None:
     try:
         assert [parent.stdout.readline() for _ in range(2)] == [b"up\n"] * 2
         held = memory.tree(parent.pid)
-        assert held.source == "proportional set of the process tree"
+        assert held.source == memory.SHARES_SOURCE
         assert 100 * MIB < held.bytes < 150 * MIB, "and not twice the 100 MiB"
     finally:
         for child in psutil.Process(parent.pid).children():
@@ -49,17 +148,45 @@ def test_a_tree_counts_pages_that_processes_share_once() -> None:
         parent.stdout.close()
 
 
+@linux
+def test_a_tree_on_a_kernel_without_shares_is_a_sum_and_a_child_that_is_gone_changes_no_source(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "family", lambda pid: [os.getpid(), os.getppid(), 2**22 + 1])
+    assert memory.tree(os.getpid()).source == memory.SHARES_SOURCE
+    monkeypatch.setattr(memory, "shared_out", lambda rollup, status: None)
+    held = memory.tree(os.getpid())
+    assert held.source == f"sum over the process tree: {memory.CHARGED_SOURCE}"
+    assert held.bytes > memory.process(os.getpid()).bytes - MIB
+
+
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """16 GiB, 10 of them free."""
     monkeypatch.setattr(memory, "total", lambda system=None: Reading(16 * GIB, "the machine's memory"))
     monkeypatch.setattr(memory, "available", lambda system=None: Reading(10 * GIB, "available on the machine"))
+    monkeypatch.setattr(memory, "container", lambda system=None: None)
 
 
 def test_the_budget_is_what_is_free_less_the_reserve(machine: None) -> None:
     budget = memory_budget()
     assert budget.bytes == 10 * GIB - int(16 * GIB * 0.06)
     assert budget.source == "available on the machine now, less 983 MB kept free"
+
+
+INSIDE = memory.Container(600 * MIB, 120 * MIB, 80 * MIB, 480 * MIB, "/cg/memory.max")
+
+
+def test_the_budget_in_a_container_says_its_limit_and_what_it_is_full_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "total", lambda system=None: Reading(600 * MIB, "/cg/memory.max"))
+    monkeypatch.setattr(memory, "available", lambda system=None: Reading(480 * MIB, "/cg/memory.max"))
+    monkeypatch.setattr(memory, "container", lambda system=None: INSIDE)
+    inside = "limit 600 MB, charged 120 MB, reclaimable 80 MB, free 480 MB"
+    kept = memory.reserve().bytes
+    told = f"/cg/memory.max now: {inside}, less {memory.human(kept)} kept free"
+    assert memory_budget() == Reading(480 * MIB - kept, told)
+    monkeypatch.setattr(memory, "available", lambda system=None: Reading(90 * MIB, "available on the machine"))
+    assert memory_budget(keep=0).source.startswith(f"available on the machine now; /cg/memory.max: {inside}, ")
 
 
 def test_the_budget_counts_what_the_run_holds_already_as_its_own(machine: None) -> None:
@@ -86,9 +213,10 @@ def test_the_reserve_is_a_share_within_bounds(monkeypatch: pytest.MonkeyPatch, t
     assert reserve.source == f"6% of {memory.human(total)}, at least 256 MB, at most 2.0 GB"
 
 
-def test_a_cgroup_has_no_system_in_it_and_keeps_a_quarter_of_the_least(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "total", lambda system=None: Reading(GIB, "cgroup limit"))
-    assert memory.reserve().bytes == 64 * MIB
+@pytest.mark.parametrize(("limit", "kept"), [(300 * MIB, 32 * MIB), (600 * MIB, 36 * MIB), (512 * GIB, 2 * GIB)])
+def test_a_container_has_no_system_in_it_and_keeps_less(monkeypatch: pytest.MonkeyPatch, limit: int, kept: int) -> None:
+    monkeypatch.setattr(memory, "total", lambda system=None: Reading(limit, "/cg/memory.max"))
+    assert memory.reserve().bytes == kept
 
 
 def test_swap_that_cannot_be_read_is_zero_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:

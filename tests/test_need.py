@@ -137,15 +137,45 @@ def test_the_first_lighter_plan_that_fits_is_taken_and_the_heavier_ones_are_skip
     need_of = {step.plan["batch"]: estimate.judged(known(GIB), step.plan)["safe_bound"] for step in ladder[:3]}
     told = known(need_of[2])
     found = choice.choose(told, plan, ladder)
-    assert found.fits and found.fallback is ladder[1] and found.fallback.plan["batch"] == 2
+    assert found.takes and found.fallback is ladder[1] and found.fallback.plan["batch"] == 2
     assert [step["batch"] for step in choice.too_big(told, ladder)] == [4]
 
 
-def test_where_nothing_fits_the_smallest_need_is_named() -> None:
-    found = choice.choose(known(500 * MIB), PLAN, fallbacks.ladder(PLAN, ("batch", "imgsz"), 320))
-    assert not found.fits
-    assert found.reason.startswith("the smallest plan, yolov8s.pt, batch 1, imgsz 320, workers 0, needs up to ")
-    assert found.reason.endswith("; the budget is 500 MB (a test)")
+SMALLEST = "the smallest plan, yolov8s.pt, batch 1, imgsz 320, workers 0,"
+
+
+def test_where_nothing_can_fit_the_smallest_need_is_named() -> None:
+    found = choice.choose(known(100 * MIB), PLAN, fallbacks.ladder(PLAN, ("batch", "imgsz"), 320))
+    assert not found.takes
+    needs = human(found.told["least"])
+    assert found.reason == (
+        f"{SMALLEST} needs {needs} or more, and that is the estimate less its margin; the budget is 100 MB (a test)"
+    )
+
+
+@pytest.mark.parametrize("share", [-0.9, 0.0, 0.9])
+def test_a_smallest_plan_whose_need_is_within_the_margin_is_tried(share: float) -> None:
+    ladder = fallbacks.ladder(PLAN, ("batch", "imgsz"), 320)
+    smallest = estimate.judged(known(GIB), ladder[-1].plan)
+    budget = round(smallest["estimate"] + share * (smallest["estimate"] - smallest["least"]))
+    told = known(budget)
+    found = choice.choose(told, PLAN, ladder)
+    assert found.takes and found.fallback is ladder[-1] and not found.told["fits"]
+    assert found.reason.startswith(f"{SMALLEST} is tried, as it may fit: it needs {human(smallest['estimate'])}, and")
+    assert choice.too_big(told, ladder) == [step.plan for step in ladder[:-1]]
+    assert choice.too_big(known(100 * MIB), ladder) == [step.plan for step in ladder]
+
+
+def test_the_plan_itself_is_tried_where_there_is_no_lighter_one() -> None:
+    smallest = estimate.judged(known(GIB), PLAN)
+    found = choice.choose(known(smallest["estimate"]), PLAN, [])
+    assert found.takes and found.fallback is None and not found.told["fits"]
+
+
+def test_a_lean_plan_is_not_judged_by_the_death_of_one_that_keeps_everything() -> None:
+    told = estimate.calibrated(known(64 * GIB), [trial(1, GIB, died="can't allocate memory", too_big=True)])
+    assert not estimate.judged(told, PLAN)["may_fit"]
+    assert estimate.judged(told, {**PLAN, "checkpointing": "norms"})["fits"]
 
 
 def test_the_largest_batch_is_a_power_of_two_that_fits_and_none_is_zero() -> None:
@@ -191,8 +221,8 @@ def test_several_devices_share_the_images_of_an_epoch() -> None:
 def test_the_estimate_has_the_fields_that_programs_read() -> None:
     told = estimate.judged(known(8 * GIB), PLAN)
     assert list(told) == [
-        "estimate", "safe_bound", "budget", "budget_source", "fits", "components", "phase", "calibrated",
-        "seconds_per_epoch", "hours", "reasons",
+        "estimate", "safe_bound", "least", "budget", "budget_source", "fits", "may_fit", "components", "phase",
+        "calibrated", "seconds_per_epoch", "hours", "reasons",
     ]  # fmt: skip
     json.dumps(told)
 
@@ -280,11 +310,11 @@ def test_an_answer_for_a_slider_takes_milliseconds_and_no_torch() -> None:
 import sys, time
 from rddkit import need
 from rddkit.traits import table
-began = time.perf_counter()
+began = time.process_time()  # other programs do not count
 for batch in (1, 2, 4, 8):
     plan = {"batch": batch, "imgsz": 640, "workers": 0}
     need.need(table()["yolo26m"], plan, need.Facts())
-assert time.perf_counter() - began < 0.2
+assert time.process_time() - began < 0.2
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

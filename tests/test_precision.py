@@ -30,7 +30,7 @@ def test_nothing_found_is_zero_and_nothing_labelled_is_unknown() -> None:
     assert np.isnan(precision.by_coco(nothing, nothing, 0, 4).map)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(some_boxes(confident=False), st.lists(st.integers(1, 1000), unique=True, min_size=9, max_size=9), st.data())
 def test_our_rule_over_our_matches_is_the_evaluators(truth: list[Row], scores: list[int], data: st.DataObject) -> None:
     rows = data.draw(some_boxes(confident=True))

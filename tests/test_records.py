@@ -102,7 +102,7 @@ def test_a_broken_mapping_is_a_note(tmp_path: Path, name: str) -> None:
     assert content == {} and notes[0].startswith(f"{name} cannot be read: ")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     body=st.binary(max_size=200),
     header=st.sampled_from([b"", b"time,attempt,worker\n", b'time,"attempt,x\n', b"\xff\n"]),

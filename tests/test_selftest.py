@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from rddkit import checks, dataset, verdicts
+from rddkit import checks, dataset, paths, verdicts
 from rddkit.checks import Failed, guarded
 from rddkit.memory import MIB, Reading
 from rddkit.selftest import Outcome, prepare
@@ -28,6 +30,24 @@ OOM = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't 
 def test_a_reading_passes_when_it_saw_what_a_child_took(change: int, result: str) -> None:
     row = verdicts.moved("process", change * MIB, 200 * MIB, "here")
     assert row == Row("process", result, f"{change:+} MB when a child took 200 MB", "here")
+
+
+@pytest.mark.parametrize(
+    ("change", "shown", "result"),
+    [(0, 200, "pass"), (29, 171, "pass"), (31, 200, "FAIL"), (-31, 200, "FAIL"), (0, 169, "FAIL")],
+)
+def test_a_mapped_file_must_be_resident_and_not_held(change: int, shown: int, result: str) -> None:
+    row = verdicts.left_out("file", change * MIB, shown * MIB, 200 * MIB, "here")
+    figure = f"{change:+} MB held, {shown:+} MB resident when a child read 200 MB of it"
+    assert row == Row("file", result, figure, "here")
+
+
+def test_files_in_shared_memory_cannot_be_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = [
+        SimpleNamespace(mountpoint=at, fstype=kind) for at, kind in [("/", "ext4"), ("/a", "tmpfs"), ("/a/b", "xfs")]
+    ]
+    monkeypatch.setattr(checks.psutil, "disk_partitions", lambda all: mounts)
+    assert [checks.in_memory(Path(at)) for at in ("/a", "/a/c", "/a/b/c", "/d")] == [True, True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -248,6 +268,16 @@ def test_a_child_that_takes_memory_is_seen() -> None:
         before = checks.memory.process(pid).bytes
         hold(20 * MIB)
         assert checks.memory.process(pid).bytes - before == pytest.approx(20 * MIB, rel=0.2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the resident set is told apart on Linux")
+def test_a_file_that_a_child_maps_is_resident_and_not_held(root: Path) -> None:
+    (row,) = [row for row in checks.readings() if row.what == "file that is mapped"]
+    if row.result == "skipped":
+        pytest.skip(row.figure)
+    assert row.result == "pass", row
+    assert not list(paths.cache().iterdir()), "the file is gone"
+    assert row.figure.endswith("MB resident when a child read 200 MB of it")
 
 
 @pytest.mark.faults

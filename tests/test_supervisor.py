@@ -289,9 +289,9 @@ def test_a_second_interrupt_ends_the_run_at_once(long: Workshop, number: signal.
     worker = psutil.Process(events(long.run, "attempt_started")[-1]["worker_pid"])
     worker.suspend()  # a worker that does not come to a batch's end
     caller.send_signal(number)
-    clock.sleep(0.5)
+    clock.sleep(0.1)  # well within the second that two signals of one kind count as one
     caller.send_signal(number)
-    clock.sleep(1.5)
+    clock.sleep(2.5)  # well beyond it, also where busy cores let the first wait
     assert caller.poll() is None and worker.is_running(), "the first asks, and one right behind it is the same"
     caller.send_signal(number)
     caller.communicate(timeout=20)

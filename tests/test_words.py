@@ -49,6 +49,16 @@ TOLD: list[tuple[dict[str, Any], str]] = [
         "Attempt 1 ended: out of memory (oom_kill 0 -> 1); peak memory 3.0 GB.",
     ),
     (
+        {
+            "event": "attempt_ended",
+            "attempt": 1,
+            "cause": "done",
+            "peak_bytes": 3 << 30,
+            "peak_resident_bytes": 4 << 30,
+        },
+        "Attempt 1 ended: all epochs are done; peak memory 3.0 GB (4.0 GB resident, as top shows it).",
+    ),
+    (
         {"event": "fallback", "from": PLAN, "to": {**PLAN, "batch": 1}, "reason": "it was out of memory", "epoch": 37},
         "Lighter plan at epoch 37: batch 2 -> 1, because it was out of memory.",
     ),

@@ -17,6 +17,8 @@ from rddkit.paths import RunPaths
 os.environ.update(offline.environment())
 offline.prepare_home()
 
+import fitness  # noqa: E402
+
 from rddkit import attempt  # noqa: E402
 from rddkit.cause import STOPPED_EXIT  # noqa: E402
 from rddkit.trainer import RoadDamageTrainer  # noqa: E402
@@ -87,6 +89,7 @@ def main() -> int:
             super().run_callbacks(event)
 
     attempt.RoadDamageTrainer = Recorded  # type: ignore[misc]
+    fitness.stand_in()
     paths = RunPaths(folder)
     paths.weights.mkdir(exist_ok=True)
     done = attempt.train(paths, runfile.read(paths.run_yaml), number, recorder, recorder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 from collections.abc import Callable
@@ -12,7 +13,6 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from blocks import SETTINGS, write_blocks
 from compare import RECIPE, Attempts, images_of, rows, same_weights, train_once
 from workshop import TINY, one_row_per_epoch
 
@@ -24,17 +24,26 @@ from rddkit.trainer import RoadDamageTrainer
 pytestmark = pytest.mark.faults
 
 
-def test_early_stopping_and_kills_end_as_a_plain_run_does(attempts: Callable[..., Attempts], tmp_path: Path) -> None:
-    settings = {**SETTINGS, "patience": 1, "name": "tiny", "data": str(write_blocks(tmp_path / "data"))}
-    plain = train_once("plain", tmp_path / "run", {**TINY, **RECIPE, **settings})
-    epochs = len(rows(plain))
-    assert 2 < epochs < settings["epochs"], "its patience ran out"
+# Better, then not: the second epoch is the best, and a patience of two runs out after the fourth.
+FITNESS = [0.1, 0.4, 0.2, 0.3, 0.5, 0.6]
+
+
+def test_early_stopping_and_kills_end_as_a_plain_run_does(
+    attempts: Callable[..., Attempts], tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FITNESS", json.dumps(FITNESS))
+    settings = {**RECIPE, "epochs": len(FITNESS), "patience": 2}
+    plain = train_once("plain", tmp_path / "run", {**TINY, **settings, "data": str(tiny_data)})
+    assert len(rows(plain)) == 4, "its patience ran out"
     one = attempts(**settings)
-    parts = [one.attempt(kill="batch@12", snapshot_seconds=0.1), one.attempt(kill="stripped_last@1"), one.attempt()]
-    assert [part.code for part in parts] == [-signal.SIGKILL, -signal.SIGKILL, 0]
+    # In epoch 2; in epoch 3, with half its patience gone; and when all is trained.
+    kills = ("batch@8", "checkpoint@2", "stripped_last@1")
+    parts = [*(one.attempt(kill=kill, snapshot_seconds=0.001) for kill in kills), one.attempt()]
+    assert [part.code for part in parts] == [-signal.SIGKILL] * 3 + [0]
+    told = [[event["epoch"] for event in part.told("epoch")] for part in parts]
+    assert told == [[1], [2], [3, 4], [4]], "the final evaluation is not an epoch"
     same_weights(one.paths.folder, plain)
     assert rows(one.paths.folder) == rows(plain)
-    assert [event["epoch"] for event in parts[-1].told("epoch")] == [epochs], "the final evaluation is not an epoch"
 
 
 def test_a_batch_larger_than_the_data_set_keeps_its_order_where_mosaic_closes(

@@ -53,7 +53,7 @@ class Night:
     """A run in which faults are injected."""
 
     def __init__(
-        self, shop: Workshop, patch: pytest.MonkeyPatch, faults: list[dict[str, Any]], safety: str = SOON
+        self, shop: Workshop, patch: pytest.MonkeyPatch, faults: list[dict[str, Any]], safety: str, hang: str
     ) -> None:
         self.shop, self.patch = shop, patch
         self.run = shop.run
@@ -65,6 +65,7 @@ class Night:
             "PYTHONPATH": str(INJECT),
             "RDDKIT_INJECT": json.dumps(plan),
             "RDDKIT_INJECT_DIR": str(fired),
+            "RDDKIT_HANG_SECONDS": hang,
         }
         self.fired = fired
 
@@ -85,8 +86,8 @@ class Night:
 
 @pytest.fixture
 def night(workshop: Callable[..., Workshop], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Night]:
-    def make(faults: list[dict[str, Any]], safety: str = SOON, **settings: Any) -> Night:
-        return Night(workshop("night", **{**RECIPE, **settings}), monkeypatch, faults, safety)
+    def make(faults: list[dict[str, Any]], safety: str = SOON, hang: str = "", **settings: Any) -> Night:
+        return Night(workshop("night", **{**RECIPE, **settings}), monkeypatch, faults, safety, hang)
 
     return make
 
@@ -123,7 +124,7 @@ def test_memory_that_runs_out_in_any_phase_is_named_and_leads_to_a_lighter_plan(
 
 def test_a_hang_ends_with_stacks_in_the_log_and_the_same_plan(night: Callable[..., Night]) -> None:
     fault = {"what": "hang", "where": "batch", "epoch": 2}
-    one = night([fault], SOON + "hang_seconds: 12\n")
+    one = night([fault], hang="12")
     assert one.train() == 0, one.said
     assert one.causes() == ["hang", "done"]
     (hung, _) = events(one.run, "attempt_ended")
@@ -135,7 +136,7 @@ def test_a_hang_ends_with_stacks_in_the_log_and_the_same_plan(night: Callable[..
 
 
 def test_both_processes_stopped_for_longer_than_the_deadline_are_no_hang(night: Callable[..., Night]) -> None:
-    one = night([], SOON + "hang_seconds: 20\n", epochs=8)
+    one = night([], hang="20", epochs=8)
     run = one.start()
     pids = [alive(run.paths).worker_pid, read_progress(run.paths.progress)["supervisor_pid"]]
     for pid in pids:
@@ -232,7 +233,7 @@ def test_a_run_with_every_fault_of_a_night_reports_what_the_journal_says(night: 
 
 @pytest.mark.campaign
 def test_a_hang_in_validation_ends_with_the_weights_of_a_run_left_alone(night: Callable[..., Night]) -> None:
-    one = night([{"what": "hang", "where": "validation", "epoch": 2}], SOON + "hang_seconds: 12\n")
+    one = night([{"what": "hang", "where": "validation", "epoch": 2}], hang="12")
     assert one.train() == 0, one.said
     assert one.causes() == ["hang", "done"]
     plain = train_once("plain", one.shop.root / "plain" / "run", {**TINY, **RECIPE, "data": data_of(one)})

@@ -16,6 +16,7 @@ from rddkit import config, offline
 os.environ.update(offline.environment())
 offline.prepare_home()
 
+import fitness  # noqa: E402
 import torch  # noqa: E402
 from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
 from ultralytics.utils.callbacks.base import default_callbacks  # noqa: E402
@@ -42,6 +43,7 @@ def main() -> None:
         **config.parse_overrides(sys.argv[3:]),
     }
     attempt.fix_threads(int(os.environ.get("PARITY_THREADS", "1")))
+    fitness.stand_in()
     if kind == "plain":
         training = DetectionTrainer(overrides=overrides)
     else:

@@ -4,6 +4,9 @@ The plan is JSON: a list of {"id", "what": oom|hang|nan|crash, "where", "epoch",
 step, batch, checkpoint, loading, validation or saving. Each fires once in the
 run, whatever attempt reaches it: a file in RDDKIT_INJECT_DIR says that it did. One with "armed" waits until a file
 `armed-ID` is there too.
+
+RDDKIT_HANG_SECONDS is how long a worker that has started may be silent; the start itself keeps its half hour, because
+torch takes as long as a busy machine makes it.
 """
 
 import json
@@ -89,6 +92,11 @@ def install(begin):
 
     return instead
 
+
+if os.environ.get("RDDKIT_HANG_SECONDS") and "rddkit.supervisor" in sys.orig_argv:
+    from rddkit import hang
+
+    hang.DEADLINE = float(os.environ["RDDKIT_HANG_SECONDS"])
 
 if PLAN and "rddkit.worker" in sys.orig_argv:
     from rddkit import faults
