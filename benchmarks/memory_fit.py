@@ -1,7 +1,8 @@
-"""Fits the constants of rddkit/need.py to measured peaks: every second plan of the grid; the rest judges them.
+"""Fits the constants of rddkit/need.py to measured peaks: of the fitted families alone; the others judge them.
 
-`python benchmarks/memory_fit.py --keep FOLDER` after memory_truth.py; prints the Costs to put into need.py, and the
-errors on the plans that the fit saw and on those that it never did.
+`python benchmarks/memory_fit.py [--keep FOLDER]` takes the truths of FOLDER (memory_truth.py's), or those of the table
+beside this file; prints the Costs to put into need.py and the errors on both kinds of families. Each phase is fitted to
+what was held in that phase, so that the phases that were no plan's highest are told too.
 """
 
 from __future__ import annotations
@@ -9,60 +10,47 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import memory_accuracy as accuracy
 import memory_truth as truths
 import numpy as np
+from memory_truth import Truth
 from scipy.optimize import least_squares
 
-from rddkit import estimate, need, offline
+from rddkit import need, offline
 from rddkit.memory import MIB
-from rddkit.need import Costs, Facts
-from rddkit.traits import Traits
+from rddkit.need import Costs
+from rddkit.traits import table
 
-KEPT = ("plots",)  # one plan tells them; they are set by hand
-BASES = ("base", "after_base")
+KEPT = ("plots",)  # few plans tell them: set by hand, from what loading matplotlib adds
+IN_BYTES = ("base", "module", "plots")
 SCALE = 0.015  # relative errors beyond this count less than by their square: the noise of a peak
-TRUST = 0.15  # a constant's change by its own size weighs as much as an error of TRUST x SCALE: only ties are decided
+TRUST = 0.10  # a constant's change by its own size weighs as much as an error of TRUST x SCALE: only ties are decided
+# Which phases of a need are which of a truth, and how much an error counts: training is nearly always the highest.
+MEASURED = {"training": "train", "optimizer's step": "train", "validation": "validate", "saving": "save"}
+WEIGHTS = {"train": 1.0, "validate": 0.5, "save": 0.5}
 
 
-class Seen(NamedTuple):
-    """A plan with its measured peak in bytes."""
-
-    name: str
-    fitted: bool
-    traits: Traits
-    plan: dict[str, Any]
-    facts: Facts
-    peak: int
-
-
-def seen(keep: Path) -> list[Seen]:
-    """Every plan of the grid and of the others that has a truth."""
-    found = []
-    for plan in truths.chosen(["n", "s", "m"], None):
-        told = truths.known(keep, plan)
-        if told["runs"]:
-            record = accuracy.record_of(keep, plan)
-            known = estimate.know(record)
-            name = truths.label(plan)
-            peak = max(run["peak"] for run in told["runs"])
-            found.append(Seen(name, accuracy.is_fitted(name), known.traits, record.plan, known.facts, peak))
+def predicted(one: Truth, costs: Costs = need.CPU) -> dict[str, float]:
+    """Bytes by measured phase."""
+    sizes = need.parts(table()[Path(one.plan["model"]).stem], one.plan, one.facts, costs)
+    found: dict[str, float] = {}
+    for phase, components in sizes.items():
+        name = MEASURED[phase]
+        found[name] = max(found.get(name, 0.0), sum(components.values()))
     return found
 
 
-def predicted(one: Seen, costs: Costs) -> float:
-    return max(sum(sizes.values()) for sizes in need.parts(one.traits, one.plan, one.facts, costs).values())
+def errors(some: Sequence[Truth], costs: Costs = need.CPU) -> list[float]:
+    """Relative errors of the peaks."""
+    return [max(predicted(one, costs).values()) / one.peak - 1 for one in some]
 
 
-def errors(some: list[Seen], costs: Costs) -> list[float]:
-    return [predicted(one, costs) / one.peak - 1 for one in some]
-
-
-def fit(some: list[Seen], start: Costs) -> Costs:
+def fit(some: Sequence[Truth], start: Costs = need.CPU) -> Costs:
     """The constants that fit best, none of them negative."""
     names = [name for name in asdict(start) if name not in KEPT]
     sizes = np.array([getattr(start, name) for name in names])
@@ -71,31 +59,46 @@ def fit(some: list[Seen], start: Costs) -> Costs:
         return replace(start, **dict(zip(names, map(float, factors * sizes), strict=True)))
 
     def residuals(factors: Any) -> Any:
-        return np.array([*errors(some, costs(factors)), *(TRUST * SCALE * (factors - 1))])
+        found = []
+        for one in some:
+            told = predicted(one, costs(factors))
+            found += [weight * (told[name] - one.phases[name]) / one.peak for name, weight in WEIGHTS.items()]
+        return np.array([*found, *(TRUST * SCALE * (factors - 1))])
 
-    found = least_squares(residuals, np.ones(len(names)), bounds=(0, 4), loss="soft_l1", f_scale=SCALE, diff_step=1e-3)
+    found = least_squares(residuals, np.ones(len(names)), bounds=(0, 8), loss="soft_l1", f_scale=SCALE, diff_step=1e-3)
     return costs(found.x)
 
 
-def told(some: list[Seen], costs: Costs) -> str:
-    sizes = [abs(error) for error in errors(some, costs)]
-    numbers = (statistics.median(sizes), float(np.quantile(sizes, 0.95)), max(sizes))
-    return f"{len(some)} plans: median {numbers[0]:.1%}, 95th percentile {numbers[1]:.1%}, largest {numbers[2]:.1%}"
+def read(keep: Path | None, count: int = truths.COUNT) -> list[Truth]:
+    """The truths of a folder, or of the table beside this file."""
+    if keep is None:
+        return truths.read_table()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "truths.csv"
+        truths.write_table(keep.resolve(), file, count)
+        return truths.read_table(file)
+
+
+def told(some: Sequence[Truth], costs: Costs) -> str:
+    found = errors(some, costs)
+    sizes = [abs(error) for error in found]
+    numbers = (statistics.median(sizes), float(np.quantile(sizes, 0.95)), max(sizes), min(found))
+    return "{} plans: median {:.1%}, 95th percentile {:.1%}, largest {:.1%}, lowest {:+.1%}".format(len(some), *numbers)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--keep", type=Path, required=True)
+    parser.add_argument("--keep", type=Path)
     words = parser.parse_args()
     offline.prepare_home()
-    found = seen(words.keep.resolve())
-    parts = {"seen": [one for one in found if one.fitted], "never seen": [one for one in found if not one.fitted]}
-    costs = fit(parts["seen"], need.CPU)
-    for label, constants in (("as they are", need.CPU), ("fitted", costs)):
-        for name, some in parts.items():
-            print(f"{label}, {name}: {told(some, constants)}")
+    found = read(words.keep)
+    kinds = {"fitted": [one for one in found if one.fitted], "unseen": [one for one in found if not one.fitted]}
+    costs = fit(kinds["fitted"])
+    for label, constants in (("as they are", need.CPU), ("fitted anew", costs)):
+        for name, some in kinds.items():
+            print(f"{label}, {name} families: {told(some, constants)}")
     for name, value in asdict(costs).items():
-        print(f"    {name}={value / MIB:.0f} * MIB," if name in (*BASES, "plots") else f"    {name}={value:.3g},")
+        print(f"    {name}={value / MIB:.3g} * MIB," if name in IN_BYTES else f"    {name}={value:.3g},")
     return 0
 
 

@@ -62,6 +62,16 @@ START_SECONDS, SPEED = 16.0, 22e9  # of a worker; operations a second, two worke
 SEED, COUNT, AGAIN = 2026, 140, 0.1
 OURS = ("allocator", "val_batch", "checkpointing")  # keys of a plan that Ultralytics does not know
 DATA = ("wide", "steps")  # keys of a plan that are about its images: half as high, so many batches
+SINGLE = ("epochs", "cache", "fraction", "workers", "rect", "multi_scale")  # those that `--shifts` changes
+# Plans with a setting and without it, as (setting, without, with). One epoch of 32 steps: many images, many sizes.
+FEW = {"model": "yolov8n.yaml", "batch": 4, "imgsz": 416, "optimizer": "SGD", "epochs": 1, "steps": 32}
+SHIFTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("cache: ram", FEW, {**FEW, "cache": "ram"}),
+    ("fraction: 0.25 of what is cached", {**FEW, "cache": "ram"}, {**FEW, "cache": "ram", "fraction": 0.25}),
+    ("workers: 4", FEW, {**FEW, "workers": 4}),
+    ("rect, images 2:1", {**FEW, "wide": True}, {**FEW, "wide": True, "rect": True}),
+    ("multi_scale: 0.5", FEW, {**FEW, "multi_scale": 0.5}),
+]
 # Three epochs: what the first leaves behind in the heap, validation and saving included, is held in all later ones.
 EPOCHS, STEPS, MANY_STEPS, VAL_BATCHES = 3, 2, 8, 2
 PLAN = {"workers": 0, "cache": False, "plots": False, "amp": False, "multi_scale": 0.0, "val_batch": None}
@@ -160,7 +170,7 @@ def plans(seed: int = SEED, count: int = COUNT) -> list[dict[str, Any]]:
 
 def label(plan: Mapping[str, Any]) -> str:
     """A plan's name, for tables and folders."""
-    more = [f"{key}={plan[key]}" for key in ("plots", *OURS, *DATA, "cache", "fraction", "workers", "rect", "multi_scale") if plan.get(key)]
+    more = [f"{key}={plan[key]}" for key in ("plots", *OURS, *DATA, *SINGLE) if plan.get(key)]
     model = str(plan["model"]).removesuffix(".yaml")
     return "-".join([model, f"{plan['batch']}x{plan['imgsz']}", plan["optimizer"], *more])
 
@@ -227,7 +237,7 @@ def measure(keep: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
             env={**os.environ, **life.environment(record)},
         )
     os.close(theirs)
-    phases, resident = watched(child.pid, ours)
+    phases, resident = watched(child.pid, ours, Phases(int(plan.get("epochs", EPOCHS))))
     if child.wait() != 0:
         raise SystemExit(f"{label(plan)} failed:\n{(folder / 'log').read_text()[-2000:]}")
     shutil.rmtree(folder)
@@ -238,7 +248,7 @@ def measure(keep: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
 class Phases:
     """In which phase of an epoch a worker is, by its messages: start, train, validate, save, final."""
 
-    def __init__(self, epochs: int = EPOCHS) -> None:
+    def __init__(self, epochs: int) -> None:
         self.epochs, self.now, self.starts, self.validated = epochs, "start", 0, 0
 
     def hear(self, message: Mapping[str, Any]) -> None:
@@ -256,9 +266,9 @@ class Phases:
             self.now = "save" if self.validated > VAL_BATCHES else "validate"
 
 
-def watched(pid: int, messages: int) -> tuple[dict[str, int], int]:
+def watched(pid: int, messages: int, phases: Phases) -> tuple[dict[str, int], int]:
     """The most a worker is charged for by phase, until its messages end, and the most that is resident of it."""
-    phases, peaks, resident, buffer = Phases(), dict[str, int](), 0, b""
+    peaks, resident, buffer = dict[str, int](), 0, b""
     while True:
         ready, _, _ = select.select([messages], [], [], POLL_MS / 1000)
         now = held(pid)
@@ -313,9 +323,101 @@ def measure_all(keep: Path, wanted: list[tuple[dict[str, Any], int]], workers: i
 
 def wanted(count: int, seed: int = SEED) -> list[tuple[dict[str, Any], int]]:
     """Every plan once, and then every tenth once more."""
-    drawn_plans = plans(seed, count)
-    again = drawn_plans[:: round(1 / AGAIN)]
-    return [(plan, 1) for plan in drawn_plans] + [(plan, 2) for plan in again]
+    every = plans(seed, count)
+    return [(plan, 1) for plan in every] + [(plan, 2) for plan in every[:: round(1 / AGAIN)]]
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+COLUMNS = ("model", "batch", "imgsz", "optimizer", "allocator", "val_batch", "checkpointing", "plots")
+IMAGES = ("objects", "train_images", "val_images")
+PHASES = ("start", "train", "validate", "save", "final")
+
+
+class Truth(NamedTuple):
+    """A plan with what a run of it was charged for at most, in bytes; `again`: another run of it, 0 without one."""
+
+    plan: dict[str, Any]
+    facts: Facts
+    phases: dict[str, int]
+    peak: int
+    again: int
+
+    @property
+    def name(self) -> str:
+        return label(self.plan)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the constants were fitted to its family."""
+        return family(self.plan["model"]) in FITTED
+
+
+def write_table(keep: Path, file: Path, count: int, seed: int = SEED) -> int:
+    """Write what is known of the plans drawn as a table; how many there are."""
+    objects = round(boxes(keep), 2)
+    rows = []
+    for plan in plans(seed, count):
+        runs = known(keep, plan)["runs"]
+        if runs:
+            again = runs[1]["peak"] if len(runs) > 1 else 0
+            asked = [plan.get(key, "") for key in COLUMNS]
+            measured = [runs[0]["phases"].get(phase, 0) for phase in PHASES]
+            rows.append([*asked, objects, *counts(plan), *measured, runs[0]["peak"], again, runs[0]["resident"]])
+    with open(file, "w", newline="", encoding="utf-8") as out:
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow([*COLUMNS, *IMAGES, *PHASES, "peak", "again", "resident"])
+        writer.writerows(rows)
+    return len(rows)
+
+
+def boxes(keep: Path) -> float:
+    """Boxes of a training image on average."""
+    files = [file.read_text() for file in (images(keep).parent / "labels" / "train").glob("*.txt")]
+    pictures = sum(1 for _ in (images(keep).parent / "images" / "train").iterdir())
+    return sum(text.count("\n") for text in files) / pictures
+
+
+def read_table(file: Path = TABLE) -> list[Truth]:
+    """The truths of a table that `write_table` wrote."""
+    found = []
+    with open(file, newline="", encoding="utf-8") as source:
+        for row in csv.DictReader(source):
+            plan: dict[str, Any] = {key: row[key] for key in COLUMNS if row[key]}
+            plan |= {key: int(plan[key]) for key in ("batch", "imgsz", "val_batch") if key in plan}
+            if "plots" in plan:
+                plan["plots"] = plan["plots"] == "True"
+            images_of = {key: int(row[key]) for key in IMAGES[1:]}
+            facts = Facts(plan["optimizer"], objects=float(row["objects"]), **images_of)
+            phases = {phase: int(row[phase]) for phase in PHASES}
+            found.append(Truth(plan, facts, phases, int(row["peak"]), int(row["again"])))
+    return found
+
+
+def judged(keep: Path, plan: Mapping[str, Any]) -> need.Need:
+    """What is estimated of a plan, not calibrated, on the images that it was measured with."""
+    folder = keep / "judged" / label(plan)
+    shutil.rmtree(folder, ignore_errors=True)
+    data, _ = dataset.write_subset(images(keep, bool(plan.get("wide"))), folder, *counts(plan))
+    record = record_of(data, plan)
+    known = estimate.know(record)
+    shutil.rmtree(folder)
+    return need.need(known.traits, record.plan, known.facts)
+
+
+def shifts(keep: Path) -> list[list[str]]:
+    """A row for each setting that was measured: what it shifts the peak by, estimated and in truth."""
+    rows = [["setting", "without, MiB", "estimated", "measured", "difference of the peak"]]
+    for name, *pair in SHIFTS:
+        truths, estimates = [], []
+        for plan in pair:
+            truths += [run["peak"] / MIB for run in known(keep, plan)["runs"][:1]]
+            estimates.append(judged(keep, plan).estimate / MIB)
+        if len(truths) == len(pair):
+            told, seen = (values[1] - values[0] for values in (estimates, truths))
+            share = (told - seen) / truths[1]
+            rows.append([name, f"{truths[0]:.0f}", f"{told:+.0f}", f"{seen:+.0f}", f"{share:+.1%}"])
+    return rows
 
 
 def main() -> int:
@@ -324,10 +426,20 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--workers", type=int, default=1, help="so many plans are measured at a time")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no measurement after so many")
+    parser.add_argument("--table", type=Path, help="measure nothing, and write what FOLDER holds as CSV")
+    parser.add_argument("--shifts", action="store_true", help="measure what single settings shift, and print a table")
     words = parser.parse_args()
     offline.prepare_home()
     keep = words.keep.resolve()
-    measure_all(keep, wanted(words.count), words.workers, words.seconds)
+    if words.table:
+        print(f"{write_table(keep, words.table, words.count)} plans in {words.table}")
+    elif words.shifts:
+        pairs = {label(plan): plan for _name, *pair in SHIFTS for plan in pair}
+        measure_all(keep, [(plan, 1) for plan in pairs.values()], words.workers, words.seconds)
+        for row in shifts(keep):
+            print("| " + " | ".join(row) + " |")
+    else:
+        measure_all(keep, wanted(words.count), words.workers, words.seconds)
     return 0
 
 

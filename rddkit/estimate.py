@@ -36,6 +36,7 @@ from rddkit import (
 )
 from rddkit.calibration import Trial
 from rddkit.config import ConfigError
+from rddkit.dataset.images import BadImage, look
 from rddkit.dataset.labels import label_file
 from rddkit.forecast import Pace
 from rddkit.memory import human
@@ -45,6 +46,8 @@ from rddkit.traits import Traits, table
 
 SAME_HEAD = 64  # classes up to which a detection head is as wide as with RDD2022's four
 LOOKED_AT = 300  # images whose boxes are counted
+MEASURED = 60  # of them, whose sides are read
+UNIT = "charged"  # what a trial's peak counts: trials kept from before, of resident bytes, are not mixed with these
 MUON_FROM = 10_000  # iterations from which `auto` takes MuSGD (ultralytics/engine/trainer.py, build_optimizer)
 NIGHT_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 SIZES = fallbacks.IMAGE_SIZES
@@ -149,7 +152,17 @@ def know(record: RunFile, trials: Callable[[str], list[Trial]] | None = None) ->
     epochs, nbs = (int(_value(args, key)) for key in ("epochs", "nbs"))
     optimizer, why = optimizer_of(args, data["train"], int(record.plan["batch"]), epochs, nbs)
     found, source = traits(str(args["model"]), data["classes"])
-    facts = Facts(optimizer, record.device, data["objects"], float(_value(args, "mosaic")))
+    facts = Facts(
+        optimizer,
+        record.device,
+        data["objects"],
+        float(_value(args, "mosaic")),
+        data["train"],
+        data["val"],
+        data["aspect"],
+        data["squarest"],
+        bool(_value(args, "rect")),
+    )
     budget, budget_source = budget_of(record)
     known = Known(found, source, facts, budget, budget_source, epochs, nbs, (data["train"], data["val"]))
     known.reasons.update(model=source, optimizer=why, objects=data["why"])
@@ -175,7 +188,9 @@ def calibrated(known: Known, trials: list[Trial]) -> Known:
     seen = []
     cuda = known.facts.device.startswith("cuda")
     for trial in lived:
-        sizes = need.phases(known.traits, trial.plan, dataclasses.replace(known.facts, optimizer=trial.optimizer))
+        images = {"train_images": calibration.STEPS * trial.batch, "val_images": calibration.VAL_IMAGES}
+        facts = dataclasses.replace(known.facts, optimizer=trial.optimizer, **images)
+        sizes = need.phases(known.traits, trial.plan, facts)
         peak = (trial.device_peak or 0) if cuda else trial.peak
         seen.append((max(sizes.values(), key=lambda found: sum(found.values())), float(peak)))
     correction = need.calibrate(seen)
@@ -219,16 +234,48 @@ def _value(args: Mapping[str, Any], key: str) -> Any:
 
 
 def _data(record: RunFile) -> dict[str, Any]:
-    """Counts of the data set; those of a usual one where it is not here."""
+    """Counts of the data set, and the shapes of its images; those of a usual one where it is not here."""
     try:
         described = dataset.read_data_yaml(Path(str(record.config["data"])))
         train, val = (dataset.split_images(described, split) for split in ("train", "val"))
     except dataset.DatasetError as error:
-        return {"train": 0, "val": 0, "classes": 4, "objects": 2.0, "why": f"no data set: 2 boxes an image ({error})"}
+        why = f"no data set: 2 boxes an image ({error})"
+        usual = {"train": 0, "val": 0, "classes": 4, "objects": 2.0, "aspect": 1.0, "squarest": 1.0}
+        return {**usual, "why": why}
+    fraction = _value(record.config, "fraction")
+    counts = {"train": used(fraction, 0, len(train)), "val": used(fraction, 1, len(val))}
     some = train[:: max(1, len(train) // LOOKED_AT)]
     boxes = sum(_boxes(label_file(image)) for image in some) / len(some)
     why = f"{boxes:.1f} boxes an image in {len(some)} of {len(train)}"
-    return {"train": len(train), "val": len(val), "classes": len(described.names), "objects": boxes, "why": why}
+    aspects = [found for image in some[:: max(1, len(some) // MEASURED)] if (found := _aspect(image))] or [1.0]
+    shapes = {"aspect": sum(aspects) / len(aspects), "squarest": max(aspects)}
+    return {**counts, **shapes, "classes": len(described.names), "objects": boxes, "why": why}
+
+
+def used(fraction: Any, split: int, images: int) -> int:
+    """How many images of a split are used (ultralytics/data/utils.py, get_split_fraction).
+
+    Args:
+        fraction: a share or, an int above 1, a number of training images; or a list of those for train, val, test.
+        split: the split's place in that list.
+        images: how many there are.
+    """
+    if isinstance(fraction, list):
+        part = fraction[split] if split < len(fraction) else 1.0
+    else:
+        part = 1.0 if split else fraction
+    if isinstance(part, int) and part > 1:
+        return min(part, images)
+    return min(max(1, round(images * float(part))), images)
+
+
+def _aspect(image: Path) -> float | None:
+    """The short side of an image by its long one, from its header; None where that cannot be read."""
+    try:
+        found = look(image)
+    except BadImage:
+        return None
+    return min(found.width, found.height) / max(found.width, found.height)
 
 
 def _boxes(file: Path) -> int:
@@ -271,10 +318,11 @@ def _installed() -> str:
 
 
 def about(record: RunFile) -> str:
-    """What trials depend on besides the model: device, versions, threads, allocator, machine."""
+    """What trials depend on besides the model: their unit, device, versions, threads, allocator, machine."""
     allocator = allocators.SETTINGS.get(str(record.plan.get("allocator") or "default"), {})
     machine = f"{platform.machine()} {platform.system()} {os.cpu_count()}"
-    return _hash(record.device, str(record.threads), _installed(), machine, str({**allocator, **record.allocator}))
+    settings = str({**allocator, **record.allocator})
+    return _hash(UNIT, record.device, str(record.threads), _installed(), machine, settings)
 
 
 def _hash(*words: str) -> str:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.known: set[int] = set()
+        self.known: dict[int, int] = {}  # of those that grow with the batch, their bytes; of others 0
         self.fixed = self.grown = 0
         self.most = (0, Line(0, 0))
 
@@ -60,13 +61,13 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         size = storage.nbytes()
         grows = tensor.dim() > 0 and tensor.shape[0] % MANY == 0
-        self.known.add(key)
+        self.known[key] = size if grows else 0
         self._count(size, grows)
         self.most = max(self.most, (self.fixed + self.grown, self.now))
         weakref.finalize(storage, self._gone, key, size, grows)
 
     def _gone(self, key: int, size: int, grows: bool) -> None:
-        self.known.discard(key)
+        self.known.pop(key, None)
         self._count(-size, grows)
 
     def _count(self, size: int, grows: bool) -> None:
@@ -87,6 +88,7 @@ class Pretence:
     def __init__(self, model: Any) -> None:
         self.model = model.to("meta")
         self.head = model.model[-1]
+        self.blocks: tuple[tuple[float, float], ...] = ()
         for name, weight in self.model.named_parameters():
             weight.requires_grad_(".dfl" not in name)  # which Ultralytics freezes
 
@@ -94,12 +96,16 @@ class Pretence:
         return self.model(torch.empty(MANY, CHANNELS, imgsz, imgsz, device="meta"))
 
     def train(self, imgsz: int) -> tuple[Line, Line]:
-        """What a training step holds: at the end of its forward pass, and at most until its backward pass is over."""
+        """What a training step holds: at the end of its forward pass, and at most until its backward pass is over.
+
+        `blocks` then has the pieces that were held, their bytes for each pixel added up by size.
+        """
         self.model.train()
         ledger = Ledger()
         with ledger:
             made = self._forward(imgsz)
             held = ledger.now
+            self.blocks = by_size(size / MANY / imgsz**2 for size in ledger.known.values() if size)
             ends = [leaf for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
             torch.autograd.backward(ends, [torch.empty_like(end) for end in ends])
             del made, ends
@@ -114,6 +120,15 @@ class Pretence:
         with ledger, torch.no_grad():
             self._forward(imgsz)
         return ledger.most[1]
+
+
+def by_size(sizes: Iterable[float]) -> tuple[tuple[float, float], ...]:
+    """(size, sum) of sizes, those of one half octave together."""
+    found: dict[int, float] = {}
+    for size in sizes:
+        octave = round(2 * math.log2(size))
+        found[octave] = found.get(octave, 0.0) + size
+    return tuple((round(2 ** (octave / 2), 4), round(count, 3)) for octave, count in sorted(found.items()))
 
 
 def polynomial(large: Line, small: Line | None = None) -> Polynomial:
@@ -133,16 +148,36 @@ def examine(name: str, classes: int) -> Traits:
     pretence = Pretence(model)
     modules = list(model.modules())
     sizes = SIZES if any("att" in type(part).__name__.lower() for part in modules) else SIZES[:1]
-    steps = [pretence.train(size) for size in sizes]
+    steps = [pretence.train(size) for size in reversed(sizes)][::-1]  # the larger last: its blocks are kept
     forward = polynomial(pretence.validate(SIZES[0]))  # at its peak, early, there is no attention
     held, backward = (polynomial(*(step[which] for step in steps)) for which in (0, 1))
     state = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     trained = sum(weight.numel() * 4 for name, weight in model.named_parameters() if ".dfl" not in name)
     anchors = sum(1 / float(stride) ** 2 for stride in model.stride)
     norms, layers = (forgetful(source, classes, kind, sizes) for kind in ("norms", "layers"))
-    return Traits(
-        Path(name).stem, classes, state, trained, anchors, held, backward, forward, norms, layers, len(modules)
-    )
+    turned = padded(tuple(weight.shape) for weight in model.parameters())
+    rest = (norms, layers, len(modules), turned, pretence.blocks)
+    return Traits(Path(name).stem, classes, state, trained, anchors, held, backward, forward, *rest)
+
+
+def padded(shapes: Iterable[tuple[int, ...]]) -> int:
+    """Bytes of the batches of matrices that MuSGD makes of its gradients (ultralytics/optim/muon.py, muon_update).
+
+    Matrices of equally many columns and one scale are padded to the rows of the largest, which are at most 16 times as
+    many as those of the smallest.
+    """
+    alike: dict[tuple[int, float], list[int]] = {}
+    for shape in shapes:
+        if len(shape) in (2, 4):
+            alike.setdefault((math.prod(shape[1:]), max(1.0, shape[-2] / shape[-1])), []).append(shape[0])
+    count = 0
+    for (columns, _scale), rows in alike.items():
+        rows.sort(reverse=True)
+        while rows:
+            together = [row for row in rows if rows[0] <= 16 * row]
+            count += len(together) * rows[0] * columns
+            rows = rows[len(together) :]
+    return 4 * count
 
 
 def forgetful(source: Any, classes: int, kind: str, sizes: Sequence[int]) -> Polynomial:

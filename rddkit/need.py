@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rddkit import gpu
+from rddkit import allocators, gpu
 from rddkit.memory import MIB, human
 from rddkit.traits import Traits
 
@@ -24,59 +24,58 @@ LOADER = 200 * MIB  # a loader process beyond what it shares; not measured by us
 # What `checkpointing` leaves of a step's activations: 0.71 to 0.76 and 0.31 to 0.36 in traces of eight models of all
 # families (tests/test_checkpointing.py traces two).
 LEFT = {"norms": 0.74, "layers": 0.35}
+COLORS = 3  # bytes of a pixel
+STRIDE = 32  # sides of batches are multiples of it (ultralytics/engine/trainer.py)
+RECENT, MOST_RECENT = 8, 1000  # batches and images that a training loader keeps (ultralytics/data/base.py)
 LOSS_TENSORS = 10  # of 4 bytes for each (object, anchor) pair while objects are assigned (ultralytics/utils/tal.py)
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What a framework and its allocator add on the CPU; bases in bytes, all else factors.
+    """What a framework and its allocator add to live tensors on the CPU; `base`, `module` and `plots` in bytes.
 
-    In training: `weights` of the model and its average, `states` of gradients and what the optimizer keeps (much of it
-    fills gaps between activations), `activations` of what lives, `pixels` bytes for a pixel of each image of the batch
-    (loaded, augmented, kept for mosaics). `after_...`: what is held while the epoch ends in validation; `copies`: of
-    those that saving makes.
+    `base`: of the process; `module`: of each of the model's. `activations`: of a step, by their live bytes; `gaps`:
+    between blocks of the heap, by `heaped`; `turned`: of what MuSGD makes of its gradients. What is left of a step when
+    the epoch ends: `kept` of its live bytes, `kept_gaps` of its gaps. Validation: `forward` by its live bytes,
+    `val_pixels` bytes for each pixel of its batch. `copies`: of the weights while they are saved.
     """
 
     base: float
-    weights: float
-    states: float
+    module: float
     activations: float
-    pixels: float
-    after_base: float
-    after_weights: float
-    after_states: float
-    after_activations: float
-    after_forward: float
-    after_pixels: float
+    gaps: float
+    turned: float
+    kept: float
+    kept_gaps: float
+    forward: float
+    val_pixels: float
     copies: float
-    saving_activations: float
     plots: float
 
 
-# Fitted on every second plan of benchmarks/memory_accuracy.py's grid, three runs of three epochs each: torch 2.14.1,
-# ultralytics 8.4.190, Linux x86-64, glibc, one thread. `plots` on one plan. A lean plan's allocator settings change
-# none of them: what it saves is what checkpointing leaves out.
 CPU = Costs(
-    base=769 * MIB,
-    weights=2,
-    states=0.235,
-    activations=1.34,
-    pixels=14,
-    after_base=748 * MIB,
-    after_weights=1.36,
-    after_states=1.97,
-    after_activations=0.715,
-    after_forward=1.81,
-    after_pixels=50.5,
-    copies=0.893,
-    saving_activations=0.302,
-    plots=40 * MIB,
+    base=248 * MIB,
+    module=0.035 * MIB,
+    activations=1.08,
+    gaps=0.55,
+    turned=1.4,
+    kept=0.2,
+    kept_gaps=0.55,
+    forward=0.8,
+    val_pixels=48,
+    copies=0.3,
+    plots=80 * MIB,
 )
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What besides model and plan decides memory: `objects`, an image's boxes on average; `mosaic`, its probability."""
+    """What besides model and plan decides memory.
+
+    `objects`: an image's boxes on average; `mosaic`: its probability; `train_images`, `val_images`: how many there are,
+    `fraction` taken off (0: not known); `aspect`: their short side by their long one on average, `squarest`: at most;
+    `rect`: whether training has batches of one aspect.
+    """
 
     optimizer: str = "auto"
     device: str = "cpu"
@@ -84,6 +83,9 @@ class Facts:
     mosaic: float = 1.0
     train_images: int = 0
     val_images: int = 0
+    aspect: float = 1.0
+    squarest: float = 1.0
+    rect: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,62 +117,89 @@ def kept_by(optimizer: str) -> int:
     return OPTIMIZER_STATES.get(optimizer.lower(), 2)
 
 
+def train_pixels(plan: Mapping[str, Any], facts: Facts) -> float:
+    """Pixels of the largest image that a training step gets.
+
+    ultralytics/models/yolo/detect/train.py, preprocess_batch, draws each batch's size with `multi_scale`;
+    data/base.py, set_rectangle, gives a batch with `rect` the shape of its squarest image.
+    """
+    imgsz, spread = int(plan["imgsz"]), float(plan.get("multi_scale") or 0.0)
+    size = (int(imgsz * (1 + spread) + STRIDE) - 1) // STRIDE * STRIDE if spread else imgsz
+    short = math.ceil(facts.squarest * size / STRIDE) * STRIDE if facts.rect else size
+    return float(size * short)
+
+
+def val_pixels(plan: Mapping[str, Any], facts: Facts) -> float:
+    """Pixels of the largest image that is validated: always `rect`, and half a stride wider (pad=0.5)."""
+    size = int(plan.get("val_imgsz") or plan["imgsz"])
+    long, short = (math.ceil(side * size / STRIDE + 0.5) * STRIDE for side in (1.0, facts.squarest))
+    return float(long * short)
+
+
 def parts(traits: Traits, plan: Mapping[str, Any], facts: Facts, costs: Costs = CPU) -> dict[str, dict[str, float]]:
     """Bytes by phase and component on the CPU, before any correction."""
-    batch, pixels = int(plan["batch"]), float(int(plan["imgsz"]) ** 2)
-    val_batch = int(plan.get("val_batch") or 2 * batch)
-    val_pixels = float(int(plan.get("val_imgsz") or plan["imgsz"]) ** 2)
-    states = kept_by(facts.optimizer)
+    batch, pixels = int(plan["batch"]), train_pixels(plan, facts)
+    val_batch, val = int(plan.get("val_batch") or 2 * batch), val_pixels(plan, facts)
     pairs = assigned_objects(facts.objects, facts.mosaic) * traits.anchors * pixels
-    step, held = (left(plan) * curve.at(batch, pixels) for curve in (traits.backward, traits.held))
+    curve = traits.step(plan.get("checkpointing"))
+    step = curve.at(batch, pixels)
+    # What checkpointing forgets is not there while the loss is computed either.
+    held = traits.held.at(batch, pixels) - traits.backward.at(batch, pixels) + step
     loss = max(0.0, held + batch * pairs * 4 * LOSS_TENSORS - step)
-    loading = loaders(plan, facts)
-    weights = {"weights": traits.state, "average of weights": traits.state}
-    train = {
-        "framework": costs.base,
-        **{name: costs.weights / 2 * size for name, size in weights.items()},
-        "gradients": costs.states * traits.trained,
-        "optimizer": costs.states * states * traits.trained,
-        "activations": step,
-        "loss": loss,
-        "allocator": (costs.activations - 1) * (step + loss),
-        "loading": costs.pixels * pixels * batch + loading,
-    }
-    forward = traits.forward.at(val_batch, val_pixels)
-    after = {
-        "framework": costs.after_base,
-        **{name: costs.after_weights / 2 * size for name, size in weights.items()},
-        "gradients": costs.after_states * traits.trained,
-        "optimizer": costs.after_states * states * traits.trained,
-        "kept from training": costs.after_activations * step,
-        "validation": costs.after_forward * forward + costs.after_pixels * val_pixels * val_batch,
-        "loading": loading,
-    }
-    # ultralytics/engine/trainer.py, save_model: the average and the optimizer's state are copied, copies halved; the
-    # file is built in a buffer, which grows by an eighth beyond what it holds.
-    kept = traits.trained * states
-    copied = 1.5 * (traits.state + kept) + GROWTH * 0.5 * (traits.state + kept)
-    saving = {
-        "framework": costs.after_base,
-        **weights,
+    gaps = heaped(traits, batch * pixels, str(plan.get("allocator") or "default"))
+    kept = {
+        "framework": costs.base + costs.module * traits.modules,
+        "weights": float(traits.state),
+        "average of weights": float(traits.state),
         "gradients": float(traits.trained),
-        "optimizer": float(kept),
-        "checkpoint being saved": costs.copies * copied,
-        "kept from training": costs.saving_activations * step,
-        "loading": loading,
+        "optimizer": float(kept_by(facts.optimizer) * traits.trained),
+        "loading": loading(plan, facts),
+        "plots": costs.plots if plan.get("plots") else 0.0,
     }
-    if plan.get("plots"):
-        train["plots"] = after["plots"] = saving["plots"] = costs.plots
-    return {"training": train, "validation": after, "saving": saving}
+    train = {"activations": step, "loss": loss, "allocator": (costs.activations - 1) * (step + loss)}
+    train["allocator"] += costs.gaps * gaps
+    left_over = {"kept from training": costs.kept * step + costs.kept_gaps * gaps}
+    forward = costs.forward * traits.forward.at(val_batch, val) + costs.val_pixels * val * val_batch
+    found = {
+        "training": {**kept, **train},
+        "validation": {**kept, **left_over, "validation": forward},
+        "saving": {**kept, **left_over, "checkpoint being saved": costs.copies * traits.state},
+    }
+    if facts.optimizer.lower() == "musgd":
+        # ultralytics/optim/muon.py: padded batches of the gradients, and two more copies of them.
+        turned = costs.turned * (traits.padded + 2 * traits.trained)
+        found["optimizer's step"] = {**kept, **left_over, "gradients being turned": turned}
+    return found
 
 
-def loaders(plan: Mapping[str, Any], facts: Facts) -> float:
-    """Bytes of loader processes with the batches they prepare, and of images cached in memory."""
-    batch, pixels = int(plan["batch"]), float(int(plan["imgsz"]) ** 2)
+def heaped(traits: Traits, pixels: float, allocator: str) -> float:
+    """Bytes of a step in the heap, each block weighed by its size as a share of the largest that comes there.
+
+    What is freed there is not given back, and the larger a block the fewer gaps it fits into.
+
+    Args:
+        pixels: of all images of the batch.
+        allocator: the plan's.
+    """
+    most = float(allocators.SETTINGS[allocator]["MALLOC_MMAP_THRESHOLD_"])
+    sizes = ((size * pixels / most, count * pixels) for size, count in traits.blocks)
+    return sum(share * count for share, count in sizes if share < 1)
+
+
+def loading(plan: Mapping[str, Any], facts: Facts) -> float:
+    """Bytes of images held in memory: cached, or kept for mosaics; and of loader processes with what they prepare.
+
+    ultralytics/data/base.py keeps images with their long side at `imgsz`, as they are else: `cache: ram` all of them
+    (one that has no room for twice as much leaves it), else the latest eight batches of training, 1,000 images at most.
+    """
+    batch, size = int(plan["batch"]), int(plan["imgsz"])
+    image = COLORS * facts.aspect * size**2
+    val_image = COLORS * facts.aspect * int(plan.get("val_imgsz") or size) ** 2
+    if str(plan.get("cache")) in ("ram", "True"):
+        return facts.train_images * image + facts.val_images * val_image
     workers = int(plan.get("workers") or 0) if facts.device.startswith("cuda") else 0  # elsewhere Ultralytics has none
-    ahead = workers * (LOADER + PREFETCH * batch * pixels * 3)
-    cached = facts.train_images + facts.val_images if str(plan.get("cache")) in ("ram", "True") else 0
-    return ahead + cached * pixels * 3
+    recent = min(facts.train_images or MOST_RECENT, RECENT * batch, MOST_RECENT)
+    return max(1, workers) * recent * image + workers * (LOADER + PREFETCH * batch * size**2 * COLORS)
 
 
 def left(plan: Mapping[str, Any]) -> float:
@@ -205,7 +234,7 @@ def _on_device(traits: Traits, plan: Mapping[str, Any], facts: Facts) -> dict[st
     kept["optimizer"] = states
     if int(plan.get("devices") or 1) > 1:
         kept["gradients on their way"] = traits.trained  # DDP's buckets
-    step = left(plan) * traits.backward.at(int(plan["batch"]), float(int(plan["imgsz"]) ** 2))
+    step = traits.step(plan.get("checkpointing")).at(int(plan["batch"]), train_pixels(plan, facts))
     if facts.device == "mps":
         return {**kept, **gpu.on_mps(sum(kept.values()), step)}
     return {**kept, **gpu.on_cuda(sum(kept.values()), step, bool(plan.get("amp")))}
@@ -213,7 +242,7 @@ def _on_device(traits: Traits, plan: Mapping[str, Any], facts: Facts) -> dict[st
 
 # Components that do not grow with the batch.
 STILL = frozenset("framework weights gradients optimizer context libraries plots".split())
-STILL |= {"average of weights", "checkpoint being saved", "gradients on their way"}
+STILL |= {"average of weights", "checkpoint being saved", "gradients being turned", "gradients on their way"}
 
 
 def corrected(found: Mapping[str, float], correction: Correction) -> dict[str, float]:
@@ -235,7 +264,7 @@ def need(traits: Traits, plan: Mapping[str, Any], facts: Facts, correction: Corr
 
 # How far a machine may be from the one of the constants, and how much runs of one plan scatter (standard deviations).
 OFFSET_SPREAD, SLOPE_SPREAD, RUN_SPREAD = 60 * MIB, 0.05, 0.016
-HIGHEST_OF_THREE = 1.012  # a plan's peak is the highest of three runs: 0.85 standard deviations above their mean
+HIGHEST_OF_THREE = 1.0  # a plan's peak is the highest of three runs: 0.85 standard deviations above their mean
 MARGIN = {"calibrated": 0.075, "traced": 0.10, "unknown": 0.20}  # what the safe bound adds
 
 

@@ -44,6 +44,8 @@ class Traits:
     `state`: weights and buffers. `trained`: weights that get a gradient. `anchors`: predictions a pixel. `held`: what
     the forward pass of training leaves for the backward pass; `backward`: the most until that is over, and `norms` and
     `layers` with that kind of checkpointing; `forward`: the most in a validation's forward pass. `modules`: how many.
+    `padded`: the weights that MuSGD turns, in the batches that it makes of them. `blocks`: how large the pieces are that
+    `held` is made of, as (bytes of one for each pixel of the batch, bytes of all such for each pixel).
     """
 
     model: str
@@ -57,6 +59,8 @@ class Traits:
     norms: Polynomial
     layers: Polynomial
     modules: int
+    padded: int
+    blocks: tuple[tuple[float, float], ...]
 
     def step(self, checkpointing: Any) -> Polynomial:
         """The most that a training step holds, by the plan's `checkpointing`."""
@@ -69,7 +73,8 @@ class Traits:
     def of(cls, content: Mapping[str, Any]) -> Traits:
         """From what `as_dict` gave. Raises TypeError or KeyError for anything else."""
         curves = {key: Polynomial(*content[key]) for key in CURVES}
-        return cls(**{**content, **curves})
+        blocks = tuple((float(size), float(count)) for size, count in content["blocks"])
+        return cls(**{**content, **curves, "blocks": blocks})
 
 
 @functools.cache
