@@ -25,8 +25,9 @@ GIB = 1 << 30
 MACHINE = "the machine's memory"
 
 # Kept free in a container for the libraries' code. yolov8n 2x416 on the CPU, in a v1 group that reads torch's files
-# first and so owns them: with 88 MiB above the worker's peak a step took 0.2 s, with 76 2.6 s, with 64 12 s, with 52
-# 34 s (Linux 6.18, no swap); the kernel read and dropped code all the time, and killed nothing.
+# first and so owns them, one run each: with 100 or 88 MiB above the worker's peak (616 MiB) a step took 0.2 s, with 76
+# 2-3 s, with 64 7-14 s, with 52 11-34 s (Linux 6.18, no swap). The kernel dropped code and the worker read it again,
+# all the time, and nothing was killed. A group whose files others have read already needs less.
 INSIDE = 96 * MIB
 
 
@@ -216,7 +217,7 @@ def reserve(share: float = 0.06, least: int = 256 * MIB, inside: int = INSIDE, m
         share: of the machine's memory, or of a container's limit.
         least: bytes on a machine.
         inside: the least in a container. It has no system in it, but what the worker runs: pages of the libraries,
-            which can be reclaimed, and are read again at each step where they are.
+            which can be reclaimed, and are read again at each step if they were.
         most: bytes anywhere.
     """
     whole = total()
