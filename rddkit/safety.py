@@ -24,7 +24,7 @@ class Safety(BaseModel):
     )
     reserve: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto",
-        description="bytes kept free of the budget; auto: 6 %, at least 256 MB (32 in a container), at most 2 GB",
+        description="bytes kept free of the budget; auto: 6 %, at least 256 MB (96 in a container), at most 2 GB",
     )
     retries: int = Field(3, ge=0, description="attempts without progress before giving up")
     backoff_seconds: float = Field(
