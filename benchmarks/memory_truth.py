@@ -26,7 +26,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from PIL import Image
 
 from rddkit import clock, dataset, estimate, fallbacks, life, need, offline, paths, runfile
@@ -252,7 +251,7 @@ class Phases:
         self.epochs, self.now, self.starts, self.validated = epochs, "start", 0, 0
 
     def hear(self, message: Mapping[str, Any]) -> None:
-        """Saving begins when validation's last batch is done, and ends with the epoch; the next epoch begins at once."""
+        """Saving begins when validation's last batch is done and ends with the epoch; the next one begins at once."""
         told = message.get("phase")
         if message.get("kind") == "event" and message.get("event") == "epoch":
             self.now, self.validated = "final" if message["epoch"] >= self.epochs else "train", 0

@@ -1,7 +1,7 @@
 """The seed's figures, row by row: what it said, what rddkit estimates, what one training on the CPU really holds.
 
 `python benchmarks/seed_figures.py --keep FOLDER` (memory_truth.py's): a minute. Trains one epoch of the seed's plan,
-yolov8s 2x640, by plain Ultralytics in this process: by its resident memory before and after each thing it does, and by
+yolov8s 2x640, by plain Ultralytics in this process: by its charged bytes before and after each thing it does, and by
 the sizes of its tensors. Linux only. `know.py` has the hours.
 """
 
@@ -10,31 +10,46 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
-import memory_accuracy as accuracy
 import memory_truth as truths
 from rich.console import Console
 from rich.table import Table
 
-from rddkit import estimate, memory, need, offline
+from rddkit import clock, estimate, memory, need, offline
 from rddkit.memory import MIB
 
 PLAN = {"model": "yolov8s.yaml", "batch": 2, "imgsz": 640, "optimizer": "AdamW"}
 SAID = {"model": "500 MB", "batch of 2": "2-3 GB", "data loading": "500 MB", "in all": "3-4 GB"}
 
 
-def resident() -> int:
-    """Bytes that this process holds now; its peak begins anew."""
-    held = memory.process(os.getpid()).bytes
-    Path("/proc/self/clear_refs").write_text("5")
-    return held
+class Watch(threading.Thread):
+    """Reads every few milliseconds what this process holds, in charged bytes, and keeps the most."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak = 0
+
+    def run(self) -> None:
+        while True:
+            self.look()
+            clock.sleep(truths.POLL_MS / 1000)
+
+    def look(self) -> int:
+        """What it holds now."""
+        held = memory.process(os.getpid()).bytes
+        self.peak = max(self.peak, held)
+        return held
+
+    def anew(self) -> int:
+        """What it holds now; the most begins anew."""
+        self.peak = 0
+        return self.look()
 
 
-def peak() -> int:
-    """The most it has held since."""
-    return truths.peak_of(os.getpid()) or 0
+WATCH = Watch()
 
 
 def tensors(found: Any) -> int:
@@ -54,16 +69,16 @@ class Seen:
         self.model = self.gradients = self.optimizer = 0
 
     def epoch_starts(self, trainer: Any) -> None:
-        self.before = resident()
+        self.before = WATCH.anew()
 
     def batch_starts(self, trainer: Any) -> None:
-        held = resident()
+        held = WATCH.anew()
         self.loading = self.loading or held - self.before
         self.before = held
 
     def batch_ends(self, trainer: Any) -> None:
-        self.step = self.step or peak() - self.before
-        self.highest = max(self.highest, peak())
+        self.step = self.step or WATCH.peak - self.before
+        self.highest = max(self.highest, WATCH.peak)
 
     def ends(self, trainer: Any) -> None:
         self.model = tensors(trainer.model.state_dict()) + tensors(trainer.ema.ema.state_dict())
@@ -75,7 +90,15 @@ def trained(keep: Path) -> Seen:
     from ultralytics.models.yolo.detect import DetectionTrainer
 
     seen = Seen()
-    args = {**truths.settings(keep, PLAN), "epochs": 1, "device": "cpu", "project": str(keep), "name": "seed"}
+    WATCH.start()
+    args = {
+        **truths.settings(truths.images(keep), PLAN),
+        "epochs": 1,
+        "fraction": 0.1,
+        "device": "cpu",
+        "project": str(keep),
+        "name": "seed",
+    }
     trainer = DetectionTrainer(overrides={**args, "exist_ok": True})
     for event, hear in {
         "on_train_epoch_start": seen.epoch_starts,
@@ -95,7 +118,7 @@ def main() -> int:
     offline.prepare_home()
     import torch
 
-    record = accuracy.record_of(keep, PLAN)
+    record = truths.record_of(truths.images(keep), PLAN)
     torch.set_num_threads(record.threads)
     found = estimate.know(record)
     sizes = need.parts(found.traits, record.plan, found.facts)["training"]

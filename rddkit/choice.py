@@ -43,13 +43,13 @@ def choose(known: Known, plan: Mapping[str, Any], lighter: Sequence[Fallback]) -
         told = estimate.judged(known, step.plan)
         if told["fits"]:
             return Choice(True, step, asked, told, why)
-    step = _smallest(known, plan, lighter)
-    told = estimate.judged(known, step.plan if step else plan)
-    smallest = f"the smallest plan, {words.plan(step.plan if step else plan)},"
+    least_step = _smallest(known, plan, lighter)
+    told = estimate.judged(known, least_step.plan if least_step else plan)
+    smallest = f"the smallest plan, {words.plan(least_step.plan if least_step else plan)},"
     budget = f"the budget is {human(told['budget'])} ({told['budget_source']})"
     if told["may_fit"]:
         bounds = f"needs {human(told['estimate'])}, and up to {human(told['safe_bound'])}"
-        return Choice(True, step, asked, told, f"{smallest} is tried, as it may fit: it {bounds}; {budget}")
+        return Choice(True, least_step, asked, told, f"{smallest} is tried, as it may fit: it {bounds}; {budget}")
     if told["reasons"].get("fits"):
         return Choice(False, None, asked, told, f"{smallest} {estimate.verdict(told)}; {budget}")
     least = f"needs {human(told['least'])} or more, and that is the estimate less its margin"

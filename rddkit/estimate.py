@@ -188,8 +188,12 @@ def calibrated(known: Known, trials: list[Trial]) -> Known:
     seen = []
     cuda = known.facts.device.startswith("cuda")
     for trial in lived:
-        images = {"train_images": calibration.STEPS * trial.batch, "val_images": calibration.VAL_IMAGES}
-        facts = dataclasses.replace(known.facts, optimizer=trial.optimizer, **images)
+        facts = dataclasses.replace(
+            known.facts,
+            optimizer=trial.optimizer,
+            train_images=calibration.STEPS * trial.batch,
+            val_images=calibration.VAL_IMAGES,
+        )
         sizes = need.phases(known.traits, trial.plan, facts)
         peak = (trial.device_peak or 0) if cuda else trial.peak
         seen.append((max(sizes.values(), key=lambda found: sum(found.values())), float(peak)))

@@ -44,7 +44,7 @@ class Traits:
     `state`: weights and buffers. `trained`: weights that get a gradient. `anchors`: predictions a pixel. `held`: what
     the forward pass of training leaves for the backward pass; `backward`: the most until that is over, and `norms` and
     `layers` with that kind of checkpointing; `forward`: the most in a validation's forward pass. `modules`: how many.
-    `padded`: the weights that MuSGD turns, in the batches that it makes of them. `blocks`: how large the pieces are that
+    `padded`: the weights that MuSGD turns, in the batches that it makes of them. `blocks`: the sizes of the pieces that
     `held` is made of, as (bytes of one for each pixel of the batch, bytes of all such for each pixel).
     """
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import json
 import math
+import statistics
 import subprocess
 import sys
 import time
 from datetime import datetime, timezone
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +27,7 @@ from rddkit.traits import FAMILIES, table
 
 PLAN: dict[str, Any] = {"model": "yolov8s.pt", "batch": 2, "imgsz": 640, "workers": 0, "cache": False, "plots": False}
 FACTS = Facts("AdamW", "cpu", 2.2, 1.0)
+TRUTHS = Path(__file__).resolve().parent.parent / "benchmarks" / "memory_truths.csv"
 
 
 def known(budget: int, **more: Any) -> Known:
@@ -44,14 +49,37 @@ def test_the_parts_of_a_need_add_up_to_it_and_it_is_the_highest_phase() -> None:
     assert sum(found.components.values()) == pytest.approx(found.estimate, abs=20)
 
 
+def measured() -> list[tuple[bool, float, float]]:
+    """Of every plan in the table of truths: whether its family was fitted, its estimate by its peak, and its bound."""
+    found = []
+    with open(TRUTHS, newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            plan: dict[str, Any] = {key: row[key] for key in ("allocator", "checkpointing") if row[key]}
+            plan |= {key: int(row[key]) for key in ("batch", "imgsz", "val_batch") if row[key]}
+            plan["plots"] = row["plots"] == "True"
+            counts = int(row["train_images"]), int(row["val_images"])
+            facts = Facts(row["optimizer"], "cpu", float(row["objects"]), 1.0, *counts)
+            model = Path(row["model"]).stem
+            told = need.need(table()[model], plan, facts).estimate
+            fitted = model.startswith(("yolov8", "yolov9", "yolo11", "yolo26"))
+            found.append((fitted, told / int(row["peak"]), need.safe_bound(told, "traced") / int(row["peak"])))
+    return found
+
+
+# Wanted of the families that were never fitted: a 95th percentile of 8 % and a median surplus of 10 %. Reached so far:
 @pytest.mark.parametrize(
-    ("model", "batch", "imgsz", "optimizer", "measured"),  # MiB, one epoch: benchmarks/memory_truth.py
-    [("yolov8n", 2, 640, "AdamW", 1390), ("yolov8s", 2, 640, "AdamW", 1971), ("yolo11n", 8, 512, "AdamW", 2442)],
+    ("fitted", "median", "percentile", "surplus"), [(True, 0.02, 0.08, 0.15), (False, 0.03, 0.11, 0.15)]
 )
-def test_measured_peaks_are_met(model: str, batch: int, imgsz: int, optimizer: str, measured: int) -> None:
-    plan = {**PLAN, "batch": batch, "imgsz": imgsz}
-    found = need.need(table()[model], plan, Facts(optimizer, "cpu", 2.2, 1.0))
-    assert found.estimate / MIB == pytest.approx(measured, rel=0.08)
+def test_measured_peaks_are_met_and_the_bound_is_never_below_one(
+    fitted: bool, median: float, percentile: float, surplus: float
+) -> None:
+    rows = [(told, bound) for of, told, bound in measured() if of is fitted]
+    errors = sorted(abs(told - 1) for told, _ in rows)
+    assert len(rows) >= 48
+    assert statistics.median(errors) <= median
+    assert errors[int(0.95 * (len(errors) - 1))] <= percentile
+    assert min(bound for _, bound in rows) >= 1
+    assert statistics.median(bound for _, bound in rows) <= 1 + surplus
 
 
 @pytest.mark.parametrize("key", ["batch", "imgsz"])
@@ -70,16 +98,47 @@ def test_a_plan_that_forgets_needs_less() -> None:
 
 
 def test_loaders_and_a_cache_in_memory_are_counted_where_they_are() -> None:
-    gpu_facts = Facts("AdamW", "cuda:0", train_images=1000)
-    assert need.loaders({**PLAN, "workers": 4}, FACTS) == 0
-    assert need.loaders({**PLAN, "workers": 4}, gpu_facts) > 4 * need.LOADER
-    assert need.loaders({**PLAN, "cache": "ram"}, gpu_facts) == 1000 * 640 * 640 * 3
+    facts = Facts("AdamW", "cpu", train_images=1000, val_images=100, aspect=0.5)
+    image = 640 * 320 * 3
+    assert need.loading(PLAN, facts) == 16 * image  # what mosaics are made of: eight batches of two
+    assert need.loading({**PLAN, "workers": 4}, facts) == need.loading(PLAN, facts)  # Ultralytics takes none on the CPU
+    assert need.loading({**PLAN, "cache": "ram"}, facts) == 1100 * image
+    on_gpu = need.loading({**PLAN, "workers": 4}, Facts("AdamW", "cuda:0", train_images=1000))
+    assert on_gpu > 4 * need.LOADER
+
+
+def test_eight_thousand_images_in_memory_are_gigabytes_of_the_estimate() -> None:
+    facts = Facts("AdamW", "cpu", train_images=7000, val_images=1000)
+    more = need.need(table()["yolov8s"], {**PLAN, "cache": "ram"}, facts).estimate
+    assert more - need.need(table()["yolov8s"], PLAN, facts).estimate == pytest.approx(9.15 * GIB, rel=0.01)
+
+
+def test_sizes_that_change_and_batches_of_one_aspect_shift_the_estimate() -> None:
+    wide = Facts("AdamW", "cpu", aspect=0.5, squarest=0.5)
+    whole = need.need(table()["yolov8s"], PLAN, wide).estimate
+    assert need.need(table()["yolov8s"], {**PLAN, "multi_scale": 0.5}, wide).estimate > 1.4 * whole
+    assert need.need(table()["yolov8s"], PLAN, dataclasses.replace(wide, rect=True)).estimate < 0.8 * whole
+
+
+@pytest.mark.parametrize(
+    ("fraction", "train", "val"), [(1.0, 100, 20), (0.25, 25, 20), (0.001, 1, 20), (30, 30, 20), ([0.5, 0.5], 50, 10)]
+)
+def test_a_fraction_is_taken_off_as_ultralytics_does(fraction: Any, train: int, val: int) -> None:
+    assert (estimate.used(fraction, 0, 100), estimate.used(fraction, 1, 20)) == (train, val)
 
 
 def test_a_trial_that_held_what_was_predicted_changes_nothing() -> None:
     parts = need.phases(table()["yolov8s"], PLAN, FACTS)["training"]
-    found = need.calibrate([(parts, sum(parts.values()) / need.HIGHEST_OF_THREE)])
+    found = need.calibrate([(parts, sum(parts.values()))])
     assert found.offset == pytest.approx(0, abs=1) and found.slope == pytest.approx(1)
+
+
+def test_trials_as_near_as_plans_are_on_the_machine_of_the_constants_change_little() -> None:
+    told = known(8 * GIB)
+    sizes = [need.phases(told.traits, {**PLAN, "batch": batch}, FACTS)["training"] for batch in (1, 4)]
+    found = need.calibrate([(parts, 1.1 * sum(parts.values())) for parts in sizes])
+    parts = need.phases(told.traits, {**PLAN, "batch": 8}, FACTS)["training"]
+    assert sum(need.corrected(parts, found).values()) == pytest.approx(sum(parts.values()), rel=0.05)
 
 
 def test_trials_far_from_the_prediction_pull_it_to_what_was_seen() -> None:
