@@ -1,9 +1,9 @@
 """What lighter plans save and what they cost, at yolov8s, batch 2, 640 pixels on the CPU.
 
 Trains a plan and the one before it in turn, each in a fresh supervised worker: `--what lean` against the default one,
-`--what checkpointing` (of whole layers) against lean. Prints the median peaks (VmHWM) and the medians of the pairs'
-ratios of time; weights must be equal to the bit. Five pairs take about ten minutes on two idle cores; `--keep FILE`
-adds to the pairs of earlier calls. Real images where ../shared/rdd2022-sample is there, else painted ones. Linux
+`--what checkpointing` (of whole layers) against lean. Prints the median peaks (charged bytes) and the medians of the
+pairs' ratios of time; weights must be equal to the bit. Five pairs take about ten minutes on two idle cores; `--keep
+FILE` adds to the pairs of earlier calls. Real images where ../shared/rdd2022-sample is there, else painted ones. Linux
 alone: peaks are read from /proc.
 """
 
@@ -25,7 +25,7 @@ from kernel_kills import images
 from rich.console import Console
 from rich.table import Table
 
-from rddkit import Run, clock, fallbacks, offline, status
+from rddkit import Run, clock, fallbacks, memory, offline, status
 from rddkit.paths import RunPaths
 
 # The seed's configuration, which is yolov8s at 2x640. Without plots, which a lean plan leaves out too: they would only
@@ -34,7 +34,7 @@ CONFIG = "configs/training_phase1_mps_safe.yaml"
 ARGS = {"model": "yolov8s.yaml", "device": "cpu", "epochs": 1, "plots": False}
 PLANS = ("default", "lean", "checkpointing")
 BEFORE = {"lean": "default", "checkpointing": "lean"}
-POLL_SECONDS = 0.02
+POLL_SECONDS = 0.005
 LESS_MEMORY, MORE_TIME = 0.12, 0.10  # what a plan must save to be worth at most that
 
 
@@ -59,19 +59,16 @@ def plan_of(name: str, plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def last_seen(pid: int) -> tuple[int, float]:
-    """VmHWM in bytes and seconds of processor time of a process (proc(5)), read until it is gone."""
+    """The most charged bytes and the seconds of processor time of a process (proc(5)), read until it is gone."""
     peak, processor = 0, 0.0
-    while True:
+    while held := memory.process(pid).bytes:  # 0 for a zombie
         try:
-            told = Path(f"/proc/{pid}/status").read_text()
             spent = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
         except OSError:
-            return peak, processor
-        lines = [line.split() for line in told.splitlines() if line.startswith("VmHWM")]
-        if not lines:  # a zombie
-            return peak, processor
-        peak, processor = int(lines[0][1]) << 10, sum(map(int, spent)) / 100
+            break
+        peak, processor = max(peak, held), sum(map(int, spent)) / 100
         clock.sleep(POLL_SECONDS)
+    return peak, processor
 
 
 def weights(run: RunPaths) -> str:
