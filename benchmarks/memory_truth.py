@@ -185,6 +185,7 @@ def images(keep: Path, wide: bool = False) -> Path:
         for file in (whole / "images").rglob("*.*") if wide else ():
             with Image.open(file) as picture:
                 flat = picture.convert("RGB").resize((640, 320))
+            file.unlink()  # a link: what is saved through it would replace the sample's own image
             flat.save(file)
     return whole / "rdd2022.yaml"
 

@@ -296,6 +296,7 @@ def test_the_self_test_passes_here_and_leaves_nothing(
     assert list(found) == [
         "process",
         "process tree",
+        "file that is mapped",
         "memory in all",
         "budget <= free <= all",
         "kill counter",

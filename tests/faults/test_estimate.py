@@ -43,14 +43,14 @@ def test_a_run_starts_on_the_first_plan_that_fits_and_says_so_and_compares(
     workshop: Callable[..., Workshop], tmp_path: Path
 ) -> None:
     shop = workshop("lighter", imgsz=320, batch=8, epochs=1)
-    allow(shop, 1250 * MIB)
+    allow(shop, 700 * MIB)
     done = shop.train()
     assert done.returncode == 0, done.stdout + done.stderr
     first, seen = events(shop.run, "estimated")
     (fallback,) = events(shop.run, "fallback")
     (started,) = events(shop.run, "attempt_started")
-    assert started["plan"]["batch"] < 8 and fallback["to"] and "more than the budget of 1.2 GB" in fallback["reason"]
-    assert first["fits"] and first["calibrated"] and first["safe_bound"] <= 1250 * MIB
+    assert started["plan"]["batch"] < 8 and fallback["to"] and "more than the budget of 700 MB" in fallback["reason"]
+    assert first["fits"] and first["calibrated"] and first["safe_bound"] <= 700 * MIB
     assert first["seconds_per_epoch"] > 0
     assert seen["measured_bytes"] <= first["safe_bound"] and "were held at most" in seen["reason"]
 
