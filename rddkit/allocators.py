@@ -17,6 +17,8 @@ MESSAGES: tuple[tuple[str, str], ...] = (
     ("cudnn_status_alloc_failed", "cuDNN"),
     ("cudnn_status_internal_error", "cuDNN"),
     ("unable to find an engine", "cuDNN"),
+    # oneDNN has no other words for it: seen under a cap, in the forward pass of yolov8n 1x416 (torch 2.14.1).
+    ("could not create a primitive", "oneDNN"),
     ("insufficient memory (0000", "Metal"),
     ("insufficient memory", "OpenCV"),
     ("unable to allocate", "numpy"),

@@ -45,6 +45,7 @@ SPOKEN = [
     ("MemoryError", "Unable to allocate 1.00 PiB for an array with shape (1,)", "Python or numpy"),
     ("_ArrayMemoryError", "", "Python or numpy"),
     ("RuntimeError", "Unable to allocate 4.00 GiB for an array with shape (1073741824,)", "numpy"),
+    ("RuntimeError", "could not create a primitive", "oneDNN"),
     ("error", OPENCV, "OpenCV"),
     ("RuntimeError", "std::bad_alloc", "the C++ library"),
     ("", "memory allocation of 1520 bytes failed", "a Rust library"),
