@@ -50,19 +50,14 @@ class Taken:
     seconds: float
 
 
-class HashedFile:
-    """A file that hashes what is written through it."""
+class StreamedFile:
+    """A file that keeps the error of a write that failed: torch tells another one."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
-        self.digest = hashlib.sha256()
-        self.bytes = 0
         self.failed: OSError | None = None
 
     def write(self, data: Any) -> int:
-        faults.point("snapshot_write")
-        self.digest.update(data)
-        self.bytes += len(data)
         try:
             return self.file.write(data)
         except OSError as error:
@@ -73,7 +68,22 @@ class HashedFile:
         self.file.flush()
 
 
-def stream(content: dict[str, Any], file: HashedFile) -> None:
+class HashedFile(StreamedFile):
+    """A file that hashes what is written through it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        self.digest = hashlib.sha256()
+        self.bytes = 0
+
+    def write(self, data: Any) -> int:
+        faults.point("snapshot_write")
+        self.digest.update(data)
+        self.bytes += len(data)
+        return super().write(data)
+
+
+def stream(content: dict[str, Any], file: StreamedFile) -> None:
     """Write what torch can save into a file piece by piece, without a copy of it in memory.
 
     Raises OSError where the file cannot be written (a full disk).

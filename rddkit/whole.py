@@ -137,7 +137,7 @@ def streamed(last: Path) -> Iterator[None]:
     def into_the_file(content: dict[str, Any], _buffer: Any) -> None:
         last.parent.mkdir(parents=True, exist_ok=True)  # as save_model does, after this
         with durable.replacing(Path(last)) as file:
-            snapshot.stream(content, snapshot.HashedFile(file))
+            snapshot.stream(content, snapshot.StreamedFile(file))
 
     def copied(value: Any) -> Any:
         return _optimizer_state(value) if isinstance(value, dict) and "param_groups" in value else deepcopy(value)
