@@ -59,14 +59,19 @@ def choose(known: Known, plan: Mapping[str, Any], lighter: Sequence[Fallback]) -
 def _smallest(known: Known, plan: Mapping[str, Any], lighter: Sequence[Fallback]) -> Fallback | None:
     """The fallback that needs least; None where the plan itself does. Of equals the one that costs least."""
     steps: list[Fallback | None] = [None, *lighter]
-    return min(steps, key=lambda step: int(estimate.judged(known, step.plan if step else plan)["safe_bound"]))
+    return min(steps, key=lambda step: _bound(known, step.plan if step else plan))
+
+
+def _bound(known: Known, plan: Mapping[str, Any]) -> int:
+    """What a plan needs at most, in bytes."""
+    return int(estimate.judged(known, plan)["safe_bound"])
 
 
 def too_big(known: Known, lighter: Sequence[Fallback]) -> list[dict[str, Any]]:
     """The plans of those fallbacks that do not fit, to be skipped; not the smallest, if it is all there is to try."""
     refused = [step for step in lighter if not estimate.judged(known, step.plan)["fits"]]
     if refused and len(refused) == len(lighter):
-        smallest = min(refused, key=lambda step: int(estimate.judged(known, step.plan)["safe_bound"]))
+        smallest = min(refused, key=lambda step: _bound(known, step.plan))
         if estimate.judged(known, smallest.plan)["may_fit"]:
             refused.remove(smallest)
     return [step.plan for step in refused]
